@@ -1,0 +1,11 @@
+"""Loads the suite's plugins, in the order in which data flows through them."""
+
+pytest_plugins = [
+    "fixtures.options",
+    "fixtures.catalog",
+    "fixtures.machine",
+    "fixtures.matrix",
+    "fixtures.record",
+    "fixtures.measuring",
+    "fixtures.summary",
+]

@@ -1,0 +1,5 @@
+"""The error that stands for a user's mistake."""
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used: one sentence with what was found, what was wanted and what to do."""

@@ -1,0 +1,103 @@
+"""Weights: seeded random ones, ImageNet ones from torchvision, or a file's."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from models.errors import InputError
+from models.network import StyleNetwork
+
+
+def load(network: StyleNetwork, weights: str, device: torch.device, seed: int = 0) -> None:
+    """Fill the network's layers, which may be on the meta device, and freeze them: only the image is optimised.
+
+    Args:
+        weights: `random`, `imagenet`, or the path of a `.pth` or `.safetensors` state dict, whose keys are either
+            layer names (`conv1_1.weight`) or places in the chain as torchvision counts them (`features.0.weight`).
+
+    Raises:
+        InputError: no such weights, an unreadable file, or a tensor that is missing or has another shape.
+    """
+    layers = network.layers
+    match weights:
+        case "random":
+            state = _random(layers, seed)
+        case "imagenet":
+            state = _by_layer_name(layers, _download(network))
+        case path:
+            state = _by_layer_name(layers, _read(Path(path)))
+    _check_shapes(layers, state, weights)
+    layers.load_state_dict({key: value.to(device) for key, value in state.items()}, assign=True)
+    layers.requires_grad_(False).eval()
+
+
+def _random(layers: nn.Sequential, seed: int) -> dict[str, Tensor]:
+    # He et al. 2015, equation 10: the variance that keeps activations of a ReLU network at one scale, so that
+    # float16 neither overflows nor underflows. Drawn on the CPU: every device gets the same numbers.
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for key, wanted in layers.state_dict().items():
+        if wanted.dim() > 1:
+            state[key] = torch.randn(wanted.shape, generator=generator) * (2.0 / wanted[0].numel()) ** 0.5
+        else:
+            state[key] = torch.zeros(wanted.shape)
+    return state
+
+
+def _download(network: StyleNetwork) -> Mapping[str, Tensor]:
+    if network.imagenet is None:
+        raise InputError("this model has no ImageNet weights to download; use --weights=random or --weights=PATH")
+    try:
+        return network.imagenet()
+    except (URLError, OSError, RuntimeError) as error:  # RuntimeError: torch's "invalid hash value"
+        raise InputError(
+            f"the ImageNet weights could not be downloaded ({error}); put them into torch's cache or use --weights=PATH"
+        ) from error
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    wanted = "give a state dict saved as .pth or .safetensors"
+    if not path.is_file():
+        raise InputError(f"there is no weights file {str(path)!r}; {wanted}, or use --weights=random")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"the weights file {str(path)!r} cannot be read ({reason}); {wanted}") from error
+    except Exception as error:
+        # torch.load raises pickle.UnpicklingError for files that are no pickles, and for ones that run code.
+        raise InputError(f"the weights file {str(path)!r} is no plain state dict; {wanted}") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"the weights file {str(path)!r} holds no state dict; {wanted}")
+    return state
+
+
+def _by_layer_name(layers: nn.Sequential, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that the layers want, also where the file names them by place (`features.0.weight`)."""
+    named = {}
+    for place, (name, layer) in enumerate(layers.named_children()):
+        for part in layer.state_dict():
+            for key in (f"{name}.{part}", f"features.{place}.{part}", f"{place}.{part}"):
+                if key in state:
+                    named[f"{name}.{part}"] = state[key]
+                    break
+    return named
+
+
+def _check_shapes(layers: nn.Sequential, state: Mapping[str, Tensor], source: str) -> None:
+    for key, wanted in layers.state_dict().items():
+        if key not in state:
+            raise InputError(f"the weights {source!r} have no {key!r}; give weights of the model that is asked for")
+        found = state[key]
+        if found.shape != wanted.shape:
+            raise InputError(
+                f"the weights {source!r} have {key!r} of shape {tuple(found.shape)}, where the model wants"
+                f" {tuple(wanted.shape)}; give weights of the model that is asked for"
+            )

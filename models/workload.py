@@ -1,0 +1,64 @@
+"""What a step works on, as plain data, and how a step is built from it.
+
+This is all that the measuring side knows of a step, so that one harness can drive the models of another revision.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, Self
+
+from models.references import resolve
+
+
+class Step(Protocol):
+    """One timed unit of work. Calling it starts one iteration, and returns nothing that could stay alive."""
+
+    def __call__(self) -> None: ...
+
+    def loss(self) -> float | None:
+        """Loss of the latest iteration, None where there is none to speak of. Waits for the device."""
+        ...
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a step works on.
+
+    Attributes:
+        step: reference of the step's class, e.g. `models.steps.style:StyleIteration`.
+        model: reference of the factory of the network.
+        device: as torch writes it, `cpu` or `cuda:0`.
+        width, height: of the image, in pixels.
+        content, style: paths of pictures; where empty, noise of the same size is used.
+        weights: `random`, `imagenet` or a path.
+    """
+
+    step: str
+    model: str
+    device: str
+    width: int
+    height: int
+    optimizer: str = "adam"
+    precision: str = "float32"
+    strategy: str = "plain"
+    batch: int = 1
+    weights: str = "random"
+    content: str = ""
+    style: str = ""
+    seed: int = 0
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:
+        """Built from the entries that this revision knows; a harness of another revision may send others."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{key: value for key, value in mapping.items() if key in known})
+
+
+def build(workload: Workload) -> Step:
+    """The step, ready to be called: network on its device, weights loaded, pictures read, targets computed.
+
+    Raises:
+        InputError: the workload names something that cannot be had.
+    """
+    step: Step = resolve(workload.step)(workload)
+    return step
