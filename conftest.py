@@ -7,5 +7,6 @@ pytest_plugins = [
     "fixtures.matrix",
     "fixtures.record",
     "fixtures.measuring",
+    "fixtures.search",
     "fixtures.summary",
 ]

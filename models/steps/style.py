@@ -6,8 +6,9 @@ from torch import Tensor
 from models import pictures, weights
 from models.network import StyleNetwork
 from models.references import resolve
-from models.steps.objective import Objective, PlainObjective, StyleTask
+from models.steps.objective import PlainObjective, StyleTask
 from models.steps.precision import arithmetic
+from models.steps.strategies import STRATEGIES
 from models.workload import Workload
 
 
@@ -17,7 +18,7 @@ class StyleIteration:
     def __init__(self, workload: Workload) -> None:
         task = style_task(workload)
         self.image = first_image(task)
-        self._objective: Objective = PlainObjective(task)
+        self._objective = STRATEGIES[workload.strategy](task)
         self._optimizer = OPTIMIZERS[workload.optimizer](self.image)
         self._loss: Tensor | None = None
 

@@ -1,0 +1,9 @@
+"""Ways to run an iteration: each computes the loss and gradient of `PlainObjective`, at another price."""
+
+from collections.abc import Callable
+
+from models.steps.objective import Objective, PlainObjective, StyleTask
+
+STRATEGIES: dict[str, Callable[[StyleTask], Objective]] = {
+    "plain": PlainObjective,
+}
