@@ -9,4 +9,5 @@ pytest_plugins = [
     "fixtures.measuring",
     "fixtures.search",
     "fixtures.summary",
+    "fixtures.classification",
 ]
