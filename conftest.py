@@ -9,5 +9,8 @@ pytest_plugins = [
     "fixtures.measuring",
     "fixtures.search",
     "fixtures.summary",
+    "fixtures.limits",
+    "fixtures.ceilings",
+    "fixtures.roofline",
     "fixtures.classification",
 ]
