@@ -13,4 +13,5 @@ pytest_plugins = [
     "fixtures.ceilings",
     "fixtures.roofline",
     "fixtures.classification",
+    "fixtures.input_side",
 ]
