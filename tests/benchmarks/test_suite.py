@@ -226,7 +226,7 @@ def test_without_isolation_cells_run_inside_pytest(suite):
 
 
 def test_the_largest_image_is_searched_when_the_limit_is_small(suite):
-    done = suite.run("--benchmark-only", "-k", "largest", "--model=nin", "--memory-limit=300MiB")
+    done = suite.run("--benchmark-only", "-k", "largest_image", "--model=nin", "--memory-limit=300MiB")
     assert done.returncode == 0, done.stdout
     (cell,) = suite.recorded()["cells"]
     assert cell["resolution"] == "largest"
