@@ -6,7 +6,9 @@ pytest_plugins = [
     "fixtures.machine",
     "fixtures.matrix",
     "fixtures.record",
+    "fixtures.against",
     "fixtures.measuring",
     "fixtures.search",
     "fixtures.summary",
+    "fixtures.compared",
 ]
