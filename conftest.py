@@ -6,6 +6,7 @@ pytest_plugins = [
     "fixtures.machine",
     "fixtures.matrix",
     "fixtures.record",
+    "fixtures.against",
     "fixtures.measuring",
     "fixtures.search",
     "fixtures.summary",
@@ -14,4 +15,5 @@ pytest_plugins = [
     "fixtures.roofline",
     "fixtures.classification",
     "fixtures.input_side",
+    "fixtures.compared",
 ]
