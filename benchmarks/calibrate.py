@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import models
 from fixtures.between_runs import CALIBRATION_KIND, LEAST_RUNS
@@ -32,6 +32,8 @@ from fixtures.trials import Bench, NotCalibrated, deviation_of_logs, products_fo
 from fixtures.workers import SUITE, CellFailed, launcher_here
 from models.errors import InputError
 
+T = TypeVar("T")
+
 _TIMEOUT_SECONDS = 600.0
 _QUESTION_SECONDS = 300.0
 
@@ -41,9 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     launcher = launcher_here()
     try:
+        settings = _settings(options)
         with launcher.worker() as worker:
-            machine = worker.call("survey", timeout_seconds=_QUESTION_SECONDS)
-        calibration = Calibration(_settings(options, machine), machine["machine"], options.output)
+            survey = worker.call("survey", timeout_seconds=_QUESTION_SECONDS)
+        _checked("device", one_of("device", survey["devices"]), settings["device"])
+        calibration = Calibration(settings, survey["machine"], options.output)
         pictures = {name: str(SUITE / "fixtures" / "pictures" / f"{name}.jpg") for name in ("content", "style")}
         inputs = {"weights": "random", **pictures}
         runner = Runner(launcher, models.STYLE_NETWORKS, inputs, _TIMEOUT_SECONDS, None, spare_core=True)
@@ -87,28 +91,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _settings(options: argparse.Namespace, survey: dict[str, Any]) -> dict[str, Any]:
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """What the calibration is of; a file of another one is not gone on with."""
-
-    def value(name: str, parse: Callable[[str], Any]) -> Any:
-        try:
-            return parse(getattr(options, name.replace("-", "_")))
-        except ValueError as error:
-            raise InputError(f"--{name}: {error}") from error
-
-    size = value("resolution", resolution)
-    options.minutes = value("minutes", seconds)
-    cell_seconds = value("cell-seconds", seconds)
+    size = _checked("resolution", resolution, options.resolution)
+    options.minutes = _checked("minutes", seconds, options.minutes)
+    cell_seconds = _checked("cell-seconds", seconds, options.cell_seconds)
+    run_seconds = options.run_seconds
     return {
-        "device": value("device", one_of("device", survey["devices"])),
-        "model": value("model", one_of("model", models.STYLE_NETWORKS)),
+        "device": options.device,
+        "model": _checked("model", one_of("model", models.STYLE_NETWORKS), options.model),
         "resolution": size.asked,
         "width": size.width,
         "height": size.height,
         "cell_seconds": cell_seconds,
-        "run_seconds": cell_seconds / 2 if options.run_seconds is None else value("run-seconds", seconds),
-        "drops": list(listed("--drops", [options.drops], share)),
+        "run_seconds": cell_seconds / 2 if run_seconds is None else _checked("run-seconds", seconds, run_seconds),
+        "drops": list(_checked("drops", lambda word: listed("--drops", [word], share), options.drops)),
     }
+
+
+def _checked(option: str, parse: Callable[[str], T], word: str) -> T:
+    try:
+        return parse(word)
+    except ValueError as error:
+        raise InputError(f"--{option}: {error}") from error
 
 
 class Calibration:
