@@ -10,5 +10,10 @@ pytest_plugins = [
     "fixtures.measuring",
     "fixtures.search",
     "fixtures.summary",
+    "fixtures.limits",
+    "fixtures.ceilings",
+    "fixtures.roofline",
+    "fixtures.classification",
+    "fixtures.input_side",
     "fixtures.compared",
 ]

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import models
 from fixtures.between_runs import CALIBRATION_KIND, LEAST_RUNS
 from fixtures.error_rates import HEADER, Row, achieved_drop, resolved_by_files, rows, smallest_drop
+from fixtures.launchers import SUITE, launcher_here
 from fixtures.parsing import listed, one_of, resolution, seconds, share
 from fixtures.record import commit_facts
 from fixtures.record_files import IDENTITY, Identity
@@ -29,7 +30,7 @@ from fixtures.running import CellEnded, Runner
 from fixtures.schema import Cell, strict_json, write_atomically
 from fixtures.tables import table
 from fixtures.trials import Bench, NotCalibrated, deviation_of_logs, products_for
-from fixtures.workers import SUITE, CellFailed, launcher_here
+from fixtures.workers import CellFailed
 from models.errors import InputError
 
 T = TypeVar("T")
