@@ -25,7 +25,7 @@ from fixtures.error_rates import HEADER, Row, achieved_drop, resolved_by_files, 
 from fixtures.launchers import SUITE, launcher_here
 from fixtures.parsing import listed, one_of, resolution, seconds, share
 from fixtures.record import commit_facts
-from fixtures.record_files import IDENTITY, Identity
+from fixtures.record_files import identity_of
 from fixtures.running import CellEnded, Runner
 from fixtures.schema import Cell, strict_json, write_atomically
 from fixtures.tables import table
@@ -130,7 +130,7 @@ class Calibration:
         self._cell = Cell(
             "test_style_iteration", *(settings[key] for key in ("device", "model", "resolution", "width", "height"))
         )
-        self._identity: Identity = tuple(getattr(self._cell, key) for key in IDENTITY)
+        self._identity = identity_of(self._cell)
         self._content: dict[str, Any] = {
             "kind": CALIBRATION_KIND, "schema": 1, "machine": machine, "commit": commit_facts(SUITE),
             "settings": settings, "products_per_slowdown": None, "trials": [], "runs": [],
