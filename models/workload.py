@@ -29,6 +29,7 @@ class Workload:
         model: reference of the factory of the network.
         device: as torch writes it, `cpu` or `cuda:0`.
         width, height: of the image, in pixels.
+        tile_px: side of the tiles of strategies that have any; 0 leaves it to them.
         content, style: paths of pictures; where empty, noise of the same size is used.
         weights: `random`, `imagenet` or a path.
     """
@@ -41,6 +42,7 @@ class Workload:
     optimizer: str = "adam"
     precision: str = "float32"
     strategy: str = "plain"
+    tile_px: int = 0
     batch: int = 1
     weights: str = "random"
     content: str = ""

@@ -21,12 +21,17 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class StyleTask:
-    """All that defines the loss. Images have shape (1, 3, height, width), in [0, 1]."""
+    """All that defines the loss, and the price. Images have shape (1, 3, height, width), in [0, 1].
+
+    Attributes:
+        tile_px: side of the tiles of strategies that have any; 0 leaves it to them.
+    """
 
     network: StyleNetwork
     content: Tensor
     style: Tensor
     precision: str = "float32"
+    tile_px: int = 0
 
 
 class PlainObjective:

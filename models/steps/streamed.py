@@ -1,0 +1,276 @@
+"""`streamed`: the whole image, block by block and tile by tile, exact, in a fraction of the memory.
+
+With frozen weights the backward pass needs little of what autograd keeps: of a ReLU one bit per element, of a max
+pool which input it took, of a Gram loss the features themselves. So nothing but these is kept, and the backward pass
+is written out. A block is the layers up to and including a pooling layer.
+
+    pass 1, block by block                                pass 2, backwards
+                                                                              kept of VGG-19, bytes per pixel
+    image ------------------------------------------.     gradient                          12 (+ 12)
+      | conv1_1 relu1_1   Gram sum, nothing kept    |       ^  recomputed from the image     0
+      | conv1_2 pool1     choices (2 bits)          |       |  scattered by the choices      4
+    relu1_2 = input of the next block, kept --------'     gradient                          64
+      | conv2_1 relu2_1   Gram sum, nothing kept            ^  recomputed from relu1_2       0
+      | conv2_2 pool2     choices                           |                                2
+    relu2_2 = input of the next block, kept               gradient                          32
+      ...
+      | conv4_2 relu4_2   content: kept whole               |  compared with the target     32 (+ 32)
+      | conv4_3 relu4_3   signs (1 bit)                     |                                1
+
+Each block is cut into tiles. In pass 1 a tile of the block's output is computed from the part of its input that it
+reads (halo: that of this block alone, 2 to 4 positions); in pass 2 a tile of the input's gradient is computed from the
+part of the output's gradient that it feeds, and written once. A feature of a loss layer that several tiles compute is
+summed by the one that owns it.
+
+    pass 1      .-- input read --.        pass 2      .-- output gradient read --.
+                |  .----------.  |                    |      .----------.        |
+                |  |  output  |  |                    |      |  input   |        |
+                |  |   tile   |  |                    |      | gradient |        |
+                |  '----------'  |                    |      |   tile   |        |
+                '----------------'                    '------'----------'--------'
+
+max(relu(x)) = relu(max(x)), so a ReLU in front of a max pool is done behind it, on a quarter of the elements; its
+sign is that of the next block's input.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import relu
+
+from models.steps.blocks import Block, Rectifier, blocks_of
+from models.steps.losses import full_precision, style_loss
+from models.steps.memory import Memory, whole_map
+from models.steps.objective import StyleTask
+from models.steps.precision import arithmetic, loss_scale
+from models.steps.rectangles import MaxPool
+from models.steps.spans import Box
+
+# 16 MiB of float32 per tile and layer, in any block: larger ones gain little, smaller ones compute more halo.
+CHOSEN_TILE_PX = 256
+
+
+class StreamedObjective:
+    """The loss of `PlainObjective` and its gradient, without autograd.
+
+    Raises:
+        InputError: the network is no chain of convolutions, ReLU and pooling layers.
+    """
+
+    def __init__(self, task: StyleTask) -> None:
+        self._network = network = task.network
+        self._precision = task.precision
+        self._tile_px = task.tile_px or CHOSEN_TILE_PX
+        self._mean, self._std = (
+            task.content.new_tensor(values).view(1, 3, 1, 1) for values in (network.mean, network.std)
+        )
+        self._blocks = blocks_of(network, *task.content.shape[2:])
+        network.layers.to(memory_format=torch.channels_last)
+        with torch.no_grad(), arithmetic(task.precision, task.content.device.type):
+            content = self._forward(task.content, Memory(for_backward=False)).content
+            assert content is not None
+            self._content_target = content
+            self._gram_targets = self._forward(task.style, Memory(for_backward=False)).grams
+
+    def __call__(self, image: Tensor) -> Tensor:
+        image.grad = None
+        scale = loss_scale(self._precision, image[0, 0].numel())
+        with torch.no_grad(), arithmetic(self._precision, image.device.type):
+            memory = self._forward(image, Memory(for_backward=True))
+            image.grad = self._backward(image, memory, scale)
+            if scale != 1.0:
+                image.grad /= scale
+            return self._loss(memory)
+
+    def _forward(self, image: Tensor, memory: Memory) -> Memory:
+        """Pass 1: puts into `memory` what the losses, and the backward pass if there is one, need of the image."""
+        source = image
+        for block in self._blocks:
+            self._forward_tiles(block, source, memory, block.tiles(block.last, self._tile_px))
+            if block.number and not memory.for_backward:
+                before = self._blocks[block.number - 1]
+                memory.forget(before, before.last)
+            source = memory.whole(block, block.last)
+        return memory
+
+    def _forward_tiles(self, block: Block, source: Tensor, memory: Memory, tiles: Iterable[Box]) -> None:
+        for tile in tiles:
+            owned = {place: block.owned(place, tile) for place in block.taps}
+            boxes = block.boxes_read(block.last, tile, owned)
+            for place, features, choice in _layer_by_layer(block, self._input(block, source, boxes[0]), boxes):
+                memory.keep(block, place, boxes[place + 1], features, choice)
+                if place in block.taps:
+                    own = _part(features, boxes[place + 1], owned[place])
+                    self._add_statistics(block, place, own, owned[place], memory)
+
+    def _add_statistics(self, block: Block, place: int, features: Tensor, box: Box, memory: Memory) -> None:
+        """Add to the sums that the losses are functions of what a tile's own features, those at `box`, contribute."""
+        name, features = block.names[place], full_precision(features)
+        with torch.autocast(features.device.type, enabled=False):
+            if name in self._network.style_layers:
+                flat = _flat(features)
+                gram = memory.grams.setdefault(name, flat.new_zeros(flat.shape[1], flat.shape[1]))
+                gram.addmm_(flat.T, flat, alpha=1 / block.positions(place))
+            if name == self._network.content_layer and memory.for_backward:
+                memory.content_sum = memory.content_sum + (features - self._content_target[box.slices]).square().sum()
+            elif name == self._network.content_layer:
+                if memory.content is None:
+                    memory.content = whole_map(block, place, features)
+                memory.content[box.slices] = features
+
+    def _loss(self, memory: Memory) -> Tensor:
+        network = self._network
+        loss = network.content_weight * memory.content_sum / (2 * self._content_target.numel())
+        for name, weight in network.style_layers.items():
+            loss = loss + network.style_weight * weight * style_loss(memory.grams[name], self._gram_targets[name])
+        assert isinstance(loss, Tensor)
+        return loss
+
+    def _backward(self, image: Tensor, memory: Memory, scale: float) -> Tensor:
+        """Pass 2: the gradient of the loss times `scale`, shape of the image; empties `memory` on its way."""
+        pulls = self._gram_gradients(memory, scale)
+        above: Tensor | None = None
+        for block in reversed(self._blocks):
+            before = self._blocks[block.number - 1] if block.number else None
+            source = memory.whole(before, before.last) if before else image
+            below = whole_map(block, -1, source) if before else torch.empty_like(image)
+            for tile in block.tiles(-1, self._tile_px):
+                gradient = self._backward_tile(block, source, above, tile, memory, pulls, scale)
+                below[tile.slices] = 0.0 if gradient is None else gradient if before else gradient / self._std
+            for place in range(len(block.layers)):
+                memory.forget(block, place)
+            above = below
+        assert above is not None
+        return above
+
+    def _gram_gradients(self, memory: Memory, scale: float) -> dict[str, Tensor]:
+        """For each style layer the matrix P for which the loss's gradient with respect to its features F is P F.
+
+        Gatys et al. 2016, equation 6, with the Gram matrix G = F F^T / M: P = weight * (G - target) / (channels^2 M).
+        """
+        pulls = {}
+        for block in self._blocks:
+            for place in block.taps:
+                name = block.names[place]
+                if name in self._network.style_layers:
+                    gram = memory.grams[name]
+                    weight = self._network.style_weight * self._network.style_layers[name] * scale
+                    pulls[name] = (gram - self._gram_targets[name]) * (
+                        weight / (gram.shape[0] ** 2 * block.positions(place))
+                    )
+        return pulls
+
+    def _backward_tile(
+        self,
+        block: Block,
+        source: Tensor,
+        above: Tensor | None,
+        tile: Box,
+        memory: Memory,
+        pulls: dict[str, Tensor],
+        scale: float,
+    ) -> Tensor | None:
+        """The gradient with respect to one tile of the block's input; None where nothing depends on it.
+
+        Args:
+            source: the block's input, whole.
+            above: the gradient with respect to the block's output, whole; None behind the last block.
+        """
+        boxes = block.boxes_fed(tile)
+        again = self._recomputed(block, source, boxes)
+
+        def features(place: int) -> Tensor:
+            return again[place] if place in again else _cut(memory.whole(block, place), boxes[place + 1])
+
+        gradient = None if above is None or boxes[-1].empty else _cut(above, boxes[-1])
+        for place in range(block.last, -1, -1):
+            layer, given, wanted = block.layers[place], boxes[place + 1], boxes[place]
+            if given.empty:
+                continue
+            if place in block.taps:
+                gradient = self._with_losses(block.names[place], gradient, features(place), given, pulls, scale)
+            if gradient is None:
+                continue
+            match layer:
+                case Rectifier() if block.keeps_signs(place):
+                    gradient.mul_(memory.signs(block, place, given))
+                case Rectifier():
+                    # In place: the gradient is this tile's own.
+                    torch.ops.aten.threshold_backward.grad_input(gradient, features(place), 0, grad_input=gradient)
+                case MaxPool():
+                    gradient = layer.backward(gradient, memory.choice(block, place, given), given, wanted)
+                case _:
+                    gradient = layer.backward(gradient, given, wanted)
+        return gradient
+
+    def _with_losses(
+        self,
+        name: str,
+        gradient: Tensor | None,
+        features: Tensor,
+        box: Box,
+        pulls: dict[str, Tensor],
+        scale: float,
+    ) -> Tensor:
+        """The gradient with respect to features at `box`, with what the losses that look at them add to it."""
+        total = torch.zeros_like(features) if gradient is None else gradient
+        exact = full_precision(features)
+        with torch.autocast(features.device.type, enabled=False):
+            if name == self._network.content_layer:
+                weight = self._network.content_weight * scale / self._content_target.numel()
+                total.add_(exact - self._content_target[box.slices], alpha=weight)
+            if name in pulls and total.dtype == exact.dtype:
+                _flat(total).addmm_(_flat(exact), pulls[name])
+            elif name in pulls:
+                _flat(total).add_(_flat(exact) @ pulls[name])
+        return total
+
+    def _recomputed(self, block: Block, source: Tensor, boxes: list[Box]) -> dict[int, Tensor]:
+        """Features of the block's first layers, for those that are computed again rather than kept, at their boxes."""
+        last = block.recomputed - 1
+        if last < 0 or boxes[last + 1].empty:
+            return {}
+        wanted = {place: boxes[place + 1] for place in range(last)}
+        read = block.boxes_read(last, boxes[last + 1], wanted)
+        return {
+            place: _part(features, read[place + 1], boxes[place + 1])
+            for place, features, _ in _layer_by_layer(block, self._input(block, source, read[0]), read)
+        }
+
+    def _input(self, block: Block, source: Tensor, box: Box) -> Tensor:
+        cut = _cut(source, box)
+        return cut if block.number else (cut - self._mean) / self._std
+
+
+def _layer_by_layer(block: Block, features: Tensor, boxes: list[Box]) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+    """Runs the block's layers, as many as there are boxes, and shows each one's place, output and choices."""
+    choice: Tensor | None
+    for place, (held, wanted) in enumerate(itertools.pairwise(boxes)):
+        layer, choice = block.layers[place], None
+        match layer:
+            case Rectifier():
+                features = _part(features, held, wanted)
+                # In place where nobody else has what is overwritten.
+                features = relu(features, inplace=place > 0 and place - 1 not in block.taps)
+            case MaxPool():
+                features, choice = layer.forward(features, held, wanted)
+            case _:
+                features = layer.forward(features, held, wanted)
+        yield place, features, choice
+
+
+def _cut(whole: Tensor, box: Box) -> Tensor:
+    """The part of a whole map, its channels last."""
+    return whole[box.slices].contiguous(memory_format=torch.channels_last)
+
+
+def _part(features: Tensor, held: Box, wanted: Box) -> Tensor:
+    """What of `features`, which are those at `held`, is at `wanted`."""
+    return features if held == wanted else _cut(features, wanted.seen_from(held))
+
+
+def _flat(features: Tensor) -> Tensor:
+    """A view of shape (positions, channels)."""
+    return features.permute(0, 2, 3, 1).flatten(0, 2)
