@@ -56,19 +56,20 @@ class Block:
     def recomputed(self) -> int:
         """How many first layers the backward pass computes again rather than keep what it needs of them.
 
-        One convolution with its ReLU, if a loss looks at it: a float of each feature would cost 4 bytes, the
-        convolution costs a tenth of the block's or less because its input has fewer channels.
+        A ReLU that the block begins with, and one convolution with its ReLU if a loss looks at it: each of these
+        features would cost 4 bytes, and the convolution has the fewest input channels of its block.
         """
-        return max((place + 1 for place in self.taps if place < min(2, self.last)), default=0)
+        leading = int(isinstance(self.layers[0], Rectifier))
+        return max((place + 1 for place in self.taps if place < leading + 2), default=leading)
 
     def keeps_whole(self, place: int) -> bool:
-        """Whether the output of layer `place` stays in memory as it is."""
-        return place == self.last or (place in self.taps and place >= self.recomputed)
+        """Whether the output of layer `place` is kept as it is, for the losses."""
+        return place in self.taps and place >= self.recomputed
 
     def keeps_signs(self, place: int) -> bool:
         """Whether one bit per element of layer `place` is kept."""
-        kept_otherwise = self.keeps_whole(place) or place < self.recomputed
-        return isinstance(self.layers[place], Rectifier) and not kept_otherwise
+        rectified = isinstance(self.layers[place], Rectifier)
+        return rectified and place >= self.recomputed and place not in self.taps
 
     def tiles(self, place: int, tile_px: int) -> Iterator[Box]:
         """The output of layer `place` (-1: the input), cut up so that no layer has over 64 * tile_px^2 numbers a tile.
@@ -118,7 +119,8 @@ class Block:
 
 
 def blocks_of(network: StyleNetwork, height: int, width: int) -> tuple[Block, ...]:
-    """The network's chain for an image of that size, with each ReLU in front of a max pool moved behind it.
+    """The network's chain for an image of that size, with each ReLU in front of a max pool moved behind it:
+    max(relu(x)) = relu(max(x)), and there are fewer of them.
 
     Raises:
         InputError: a layer that is no convolution, ReLU or pooling layer, or one of these in an unusual form.
@@ -137,10 +139,7 @@ def blocks_of(network: StyleNetwork, height: int, width: int) -> tuple[Block, ..
         names.append(name)
         sizes.append(size)
         depths.append(channels)
-        follower = chain[place + 1][1] if place + 1 < len(chain) else None
-        # A ReLU behind a pool belongs to it: the next block begins with a convolution.
-        pooled = any(isinstance(one, MaxPool | AveragePool) for one in layers)
-        if follower is None or (pooled and not isinstance(follower, nn.ReLU)):
+        if isinstance(layer, MaxPool | AveragePool) or place + 1 == len(chain):
             taps = frozenset(place for place, one in enumerate(names) if one in network.taps)
             blocks.append(Block(len(blocks), tuple(layers), tuple(names), tuple(sizes), tuple(depths), taps))
             names, layers, sizes, depths = [], [], [size], [channels]

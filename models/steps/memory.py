@@ -47,10 +47,16 @@ class Memory:
         """The output of a layer that is kept whole."""
         return self._whole[block.number, place]
 
-    def forget(self, block: Block, place: int) -> None:
-        """Let go of what is kept of a layer."""
-        self._whole.pop((block.number, place), None)
-        self._packed.pop((block.number, place), None)
+    def forget(self, block: Block) -> None:
+        """Let go of all that is kept of a block."""
+        for kept in (self._whole, self._packed):
+            for key in [key for key in kept if key[0] == block.number]:
+                del kept[key]
+
+    def forget_output(self, block: Block) -> None:
+        """Let go of what a block puts out, unless a loss looks at it."""
+        if not (self.for_backward and block.keeps_whole(block.last)):
+            self._whole.pop((block.number, block.last), None)
 
     def signs(self, block: Block, place: int, box: Box) -> Tensor:
         """Where a ReLU's input was positive, as booleans of shape (1, channels, height, width)."""

@@ -41,6 +41,7 @@ from torch import Tensor
 from torch.nn.functional import relu
 
 from models.steps.blocks import Block, Rectifier, blocks_of
+from models.steps.layout import lay_out_channels_last
 from models.steps.losses import full_precision, style_loss
 from models.steps.memory import Memory, whole_map
 from models.steps.objective import StyleTask
@@ -67,7 +68,7 @@ class StreamedObjective:
             task.content.new_tensor(values).view(1, 3, 1, 1) for values in (network.mean, network.std)
         )
         self._blocks = blocks_of(network, *task.content.shape[2:])
-        network.layers.to(memory_format=torch.channels_last)
+        lay_out_channels_last(network)
         with torch.no_grad(), arithmetic(task.precision, task.content.device.type):
             content = self._forward(task.content, Memory(for_backward=False)).content
             assert content is not None
@@ -90,8 +91,7 @@ class StreamedObjective:
         for block in self._blocks:
             self._forward_tiles(block, source, memory, block.tiles(block.last, self._tile_px))
             if block.number and not memory.for_backward:
-                before = self._blocks[block.number - 1]
-                memory.forget(before, before.last)
+                memory.forget_output(self._blocks[block.number - 1])
             source = memory.whole(block, block.last)
         return memory
 
@@ -139,8 +139,9 @@ class StreamedObjective:
             for tile in block.tiles(-1, self._tile_px):
                 gradient = self._backward_tile(block, source, above, tile, memory, pulls, scale)
                 below[tile.slices] = 0.0 if gradient is None else gradient if before else gradient / self._std
-            for place in range(len(block.layers)):
-                memory.forget(block, place)
+            memory.forget(block)
+            if before:
+                memory.forget_output(before)
             above = below
         assert above is not None
         return above
