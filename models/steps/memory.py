@@ -47,6 +47,10 @@ class Memory:
         """The output of a layer that is kept whole."""
         return self._whole[block.number, place]
 
+    def has_output(self, block: Block) -> bool:
+        """Whether what a block puts out is here."""
+        return (block.number, block.last) in self._whole
+
     def forget(self, block: Block) -> None:
         """Let go of all that is kept of a block."""
         for kept in (self._whole, self._packed):

@@ -34,6 +34,7 @@ sign is that of the next block's input.
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -51,6 +52,9 @@ from models.steps.spans import Box
 
 # 16 MiB of float32 per tile and layer, in any block: larger ones gain little, smaller ones compute more halo.
 CHOSEN_TILE_PX = 256
+# The first block's output is computed twice rather than kept if it has more numbers than this for each pixel: VGG's
+# has 16, the largest thing there would be, and costs a twentieth of an iteration.
+_KEPT_NUMBERS_PER_PIXEL = 12
 
 
 class StreamedObjective:
@@ -87,19 +91,23 @@ class StreamedObjective:
 
     def _forward(self, image: Tensor, memory: Memory) -> Memory:
         """Pass 1: puts into `memory` what the losses, and the backward pass if there is one, need of the image."""
-        source = image
         for block in self._blocks:
-            self._forward_tiles(block, source, memory, block.tiles(block.last, self._tile_px))
-            if block.number and not memory.for_backward:
+            self._forward_tiles(block, image, memory, block.tiles(block.last, self._tile_px))
+            if block.number and (not memory.for_backward or self._computed_twice(block.number - 1)):
                 memory.forget_output(self._blocks[block.number - 1])
-            source = memory.whole(block, block.last)
         return memory
 
-    def _forward_tiles(self, block: Block, source: Tensor, memory: Memory, tiles: Iterable[Box]) -> None:
+    def _computed_twice(self, number: int) -> bool:
+        block = self._blocks[number]
+        numbers = block.channels[-1] * block.positions(block.last)
+        return number == 0 and numbers > _KEPT_NUMBERS_PER_PIXEL * math.prod(block.sizes[0])
+
+    def _forward_tiles(self, block: Block, image: Tensor, memory: Memory, tiles: Iterable[Box]) -> None:
         for tile in tiles:
             owned = {place: block.owned(place, tile) for place in block.taps}
             boxes = block.boxes_read(block.last, tile, owned)
-            for place, features, choice in _layer_by_layer(block, self._input(block, source, boxes[0]), boxes):
+            source = self._input(block, image, memory, boxes[0])
+            for place, features, choice in _layer_by_layer(block, source, boxes):
                 memory.keep(block, place, boxes[place + 1], features, choice)
                 if place in block.taps:
                     own = _part(features, boxes[place + 1], owned[place])
@@ -134,11 +142,12 @@ class StreamedObjective:
         above: Tensor | None = None
         for block in reversed(self._blocks):
             before = self._blocks[block.number - 1] if block.number else None
-            source = memory.whole(before, before.last) if before else image
-            below = whole_map(block, -1, source) if before else torch.empty_like(image)
+            below = torch.empty_like(image) if before is None else None
             for tile in block.tiles(-1, self._tile_px):
-                gradient = self._backward_tile(block, source, above, tile, memory, pulls, scale)
-                below[tile.slices] = 0.0 if gradient is None else gradient if before else gradient / self._std
+                gradient = self._backward_tile(block, image, above, tile, memory, pulls, scale)
+                if below is None:
+                    below = whole_map(block, -1, gradient)
+                below[tile.slices] = gradient if before else gradient / self._std
             memory.forget(block)
             if before:
                 memory.forget_output(before)
@@ -166,24 +175,27 @@ class StreamedObjective:
     def _backward_tile(
         self,
         block: Block,
-        source: Tensor,
+        image: Tensor,
         above: Tensor | None,
         tile: Box,
         memory: Memory,
         pulls: dict[str, Tensor],
         scale: float,
-    ) -> Tensor | None:
-        """The gradient with respect to one tile of the block's input; None where nothing depends on it.
+    ) -> Tensor:
+        """The gradient with respect to one tile of the block's input.
 
         Args:
-            source: the block's input, whole.
             above: the gradient with respect to the block's output, whole; None behind the last block.
         """
         boxes = block.boxes_fed(tile)
-        again = self._recomputed(block, source, boxes)
+        again: dict[int, Tensor] = {}
 
         def features(place: int) -> Tensor:
-            return again[place] if place in again else _cut(memory.whole(block, place), boxes[place + 1])
+            if place >= block.recomputed:
+                return _cut(memory.whole(block, place), boxes[place + 1])
+            if not again:  # not before they are needed, which is last
+                again.update(self._recomputed(block, image, memory, boxes))
+            return again[place]
 
         gradient = None if above is None or boxes[-1].empty else _cut(above, boxes[-1])
         for place in range(block.last, -1, -1):
@@ -204,7 +216,8 @@ class StreamedObjective:
                     gradient = layer.backward(gradient, memory.choice(block, place, given), given, wanted)
                 case _:
                     gradient = layer.backward(gradient, given, wanted)
-        return gradient
+        # Where strides leave the last positions unread, nothing depends on them.
+        return torch.zeros_like(self._input(block, image, memory, tile)) if gradient is None else gradient
 
     def _with_losses(
         self,
@@ -228,21 +241,29 @@ class StreamedObjective:
                 _flat(total).add_(_flat(exact) @ pulls[name])
         return total
 
-    def _recomputed(self, block: Block, source: Tensor, boxes: list[Box]) -> dict[int, Tensor]:
+    def _recomputed(self, block: Block, image: Tensor, memory: Memory, boxes: list[Box]) -> dict[int, Tensor]:
         """Features of the block's first layers, for those that are computed again rather than kept, at their boxes."""
-        last = block.recomputed - 1
-        if last < 0 or boxes[last + 1].empty:
-            return {}
+        last = max(place for place in range(block.recomputed) if not boxes[place + 1].empty)
         wanted = {place: boxes[place + 1] for place in range(last)}
         read = block.boxes_read(last, boxes[last + 1], wanted)
+        source = self._input(block, image, memory, read[0])
         return {
             place: _part(features, read[place + 1], boxes[place + 1])
-            for place, features, _ in _layer_by_layer(block, self._input(block, source, read[0]), read)
+            for place, features, _ in _layer_by_layer(block, source, read)
         }
 
-    def _input(self, block: Block, source: Tensor, box: Box) -> Tensor:
-        cut = _cut(source, box)
-        return cut if block.number else (cut - self._mean) / self._std
+    def _input(self, block: Block, image: Tensor, memory: Memory, box: Box) -> Tensor:
+        """The block's input at `box`: part of the image, of what was kept, or computed again from the block before."""
+        if block.number == 0:
+            return (_cut(image, box) - self._mean) / self._std
+        before = self._blocks[block.number - 1]
+        if memory.has_output(before):
+            return _cut(memory.whole(before, before.last), box)
+        boxes = before.boxes_read(before.last, box, {})
+        features = self._input(before, image, memory, boxes[0])
+        for _, features, _ in _layer_by_layer(before, features, boxes):  # noqa: B007 - the last one is wanted
+            pass
+        return features
 
 
 def _layer_by_layer(block: Block, features: Tensor, boxes: list[Box]) -> Iterator[tuple[int, Tensor, Tensor | None]]:
