@@ -38,6 +38,10 @@ class Box(NamedTuple):
         return self.rows.length <= 0 or self.columns.length <= 0
 
     @property
+    def lengths(self) -> tuple[int, int]:
+        return self.rows.length, self.columns.length
+
+    @property
     def slices(self) -> tuple[slice, slice, slice, slice]:
         """To index a tensor of shape (1, channels, height, width) with."""
         return slice(None), slice(None), slice(*self.rows), slice(*self.columns)

@@ -36,9 +36,11 @@ sign is that of the next block's input.
 import itertools
 import math
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.functional import relu
 
 from models.steps.blocks import Block, Rectifier, blocks_of
@@ -92,10 +94,18 @@ class StreamedObjective:
     def _forward(self, image: Tensor, memory: Memory) -> Memory:
         """Pass 1: puts into `memory` what the losses, and the backward pass if there is one, need of the image."""
         for block in self._blocks:
-            self._forward_tiles(block, image, memory, block.tiles(block.last, self._tile_px))
+            self._forward_tiles(block, image, memory, self._tiles(block, block.last, image))
             if block.number and (not memory.for_backward or self._computed_twice(block.number - 1)):
                 memory.forget_output(self._blocks[block.number - 1])
         return memory
+
+    def _tiles(self, block: Block, place: int, image: Tensor) -> Iterable[Box]:
+        tiles = list(block.tiles(place, self._tile_px))
+        if isinstance(image, FakeTensor):
+            # Prediction asks for memory, and tiles of one shape take the same: thousands become a handful.
+            fed_or_read = block.boxes_fed if place < 0 else partial(block.boxes_read, place, owned={})
+            return {tuple(box.lengths for box in fed_or_read(tile)): tile for tile in tiles}.values()
+        return tiles
 
     def _computed_twice(self, number: int) -> bool:
         block = self._blocks[number]
@@ -143,7 +153,7 @@ class StreamedObjective:
         for block in reversed(self._blocks):
             before = self._blocks[block.number - 1] if block.number else None
             below = torch.empty_like(image) if before is None else None
-            for tile in block.tiles(-1, self._tile_px):
+            for tile in self._tiles(block, -1, image):
                 gradient = self._backward_tile(block, image, above, tile, memory, pulls, scale)
                 if below is None:
                     below = whole_map(block, -1, gradient)
