@@ -11,10 +11,10 @@ takes minutes: there the search joins a run only with `-m search`, or with a `--
 import pytest
 
 from fixtures.schema import Cell
-from fixtures.search import LargestImage
+from fixtures.search import Largest
 
 
 @pytest.mark.search
 @pytest.mark.matrix(step="models.steps.style:StyleIteration", model=("vgg19", "nin"), without=("resolution",))
-def test_largest_image(cell: Cell, largest_image: LargestImage) -> None:
+def test_largest_image(cell: Cell, largest_image: Largest) -> None:
     largest_image(cell)

@@ -26,6 +26,33 @@ STYLE_LAYERS = dict.fromkeys(("conv1", "conv2", "conv3", "conv4", "cccp8"), 0.2)
 
 def nin() -> StyleNetwork:
     """Network in Network; layers `conv1_conv`, `conv1`, `cccp1_conv`, ... to `cccp8`. No weights to download."""
+    # The dropout of block 3 is for training and left out.
+    return StyleNetwork(
+        layers=until_last(_blocks(), {CONTENT_LAYER, *STYLE_LAYERS}),
+        content_layer=CONTENT_LAYER,
+        style_layers=STYLE_LAYERS,
+        content_weight=1.0,
+        style_weight=1e3,
+    )
+
+
+def nin_classifier() -> nn.Sequential:
+    """The whole chain, on the meta device: logits of shape (batch, 1000) from images of shape (batch, 3, h, w).
+
+    Dropout before block 4, and each of the last 1000 maps averaged to a logit (section 3.2 of the paper).
+    """
+    chain = nn.Sequential()
+    for name, layer in _blocks():
+        chain.add_module(name, layer)
+        if name == "pool3":
+            chain.add_module("drop", nn.Dropout(0.5))
+    chain.add_module("pool4", nn.AdaptiveAvgPool2d(1))
+    chain.add_module("flat", nn.Flatten())
+    return chain
+
+
+def _blocks() -> list[tuple[str, nn.Module]]:
+    """Convolutions, ReLUs and the pooling between blocks, by name, on the meta device."""
     layers: list[tuple[str, nn.Module]] = []
     channels = 3
     with torch.device("meta"):
@@ -34,12 +61,7 @@ def nin() -> StyleNetwork:
                 layers.append((f"{name}_conv", nn.Conv2d(channels, width, kernel, stride, padding)))
                 layers.append((name, nn.ReLU(inplace=True)))
                 channels = width
-            # Caffe rounds the size of a pooled map up. The dropout of block 3 is for training and left out.
-            layers.append((f"pool{number}", nn.MaxPool2d(3, stride=2, ceil_mode=True)))
-    return StyleNetwork(
-        layers=until_last(layers, {CONTENT_LAYER, *STYLE_LAYERS}),
-        content_layer=CONTENT_LAYER,
-        style_layers=STYLE_LAYERS,
-        content_weight=1.0,
-        style_weight=1e3,
-    )
+            if number < len(BLOCKS):
+                # Caffe rounds the size of a pooled map up.
+                layers.append((f"pool{number}", nn.MaxPool2d(3, stride=2, ceil_mode=True)))
+    return layers

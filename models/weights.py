@@ -26,7 +26,7 @@ def load(network: StyleNetwork, weights: str, device: torch.device, seed: int = 
     layers = network.layers
     match weights:
         case "random":
-            state = _random(layers, seed)
+            state = random_state(layers, seed)
         case "imagenet":
             state = _by_layer_name(layers, _download(network))
         case path:
@@ -36,16 +36,22 @@ def load(network: StyleNetwork, weights: str, device: torch.device, seed: int = 
     layers.requires_grad_(False).eval()
 
 
-def _random(layers: nn.Sequential, seed: int) -> dict[str, Tensor]:
-    # He et al. 2015, equation 10: the variance that keeps activations of a ReLU network at one scale, so that
-    # float16 neither overflows nor underflows. Drawn on the CPU: every device gets the same numbers.
+def random_state(network: nn.Module, seed: int) -> dict[str, Tensor]:
+    """A state dict of seeded random weights for a network that may be on the meta device.
+
+    He et al. 2015, equation 10: the variance that keeps activations of a ReLU network at one scale, so that float16
+    neither overflows nor underflows. Drawn on the CPU: every device gets the same numbers.
+    """
     generator = torch.Generator().manual_seed(seed)
     state = {}
-    for key, wanted in layers.state_dict().items():
+    for key, wanted in network.state_dict().items():
         if wanted.dim() > 1:
-            state[key] = torch.randn(wanted.shape, generator=generator) * (2.0 / wanted[0].numel()) ** 0.5
+            # In place: the largest weight of a classifier is a memory peak of its own.
+            state[key] = torch.randn(wanted.shape, generator=generator).mul_((2.0 / wanted[0].numel()) ** 0.5)
+        elif key.endswith(("weight", "running_var")):  # of a normalisation: scale and variance begin at one
+            state[key] = torch.ones(wanted.shape, dtype=wanted.dtype)
         else:
-            state[key] = torch.zeros(wanted.shape)
+            state[key] = torch.zeros(wanted.shape, dtype=wanted.dtype)
     return state
 
 

@@ -3,7 +3,7 @@
 This is all that the measuring side knows of a step, so that one harness can drive the models of another revision.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, Self
 
@@ -20,6 +20,15 @@ class Step(Protocol):
         ...
 
 
+class PartedStep(Step, Protocol):
+    """A step whose iteration can also be run part by part."""
+
+    @property
+    def parts(self) -> Mapping[str, Callable[[], None]]:
+        """The parts by name; called in this order they are one iteration."""
+        ...
+
+
 @dataclass(frozen=True)
 class Workload:
     """What a step works on.
@@ -32,6 +41,8 @@ class Workload:
         tile_px: side of the tiles of strategies that have any; 0 leaves it to them.
         content, style: paths of pictures; where empty, noise of the same size is used.
         weights: `random`, `imagenet` or a path.
+        mode: what a classifier's iteration is, one of `models.MODES`; empty for steps that have no modes.
+        size: how much a limit of the device is measured with, in the unit of `models.quantities`; 0 elsewhere.
     """
 
     step: str
@@ -44,6 +55,8 @@ class Workload:
     strategy: str = "plain"
     tile_px: int = 0
     batch: int = 1
+    mode: str = ""
+    size: int = 0
     weights: str = "random"
     content: str = ""
     style: str = ""

@@ -1,0 +1,231 @@
+"""How far can the gate be trusted on this machine? Measure it before anyone does.
+
+python -m benchmarks.calibrate --model=nin --resolution=128 --minutes=20
+
+Compares a cell with itself, and with itself under real extra work that takes 2.5, 5 and 10 % of its throughput, by
+the code that the gate uses: side by side as `--against` does, and run against run as `benchmarks.gate` does with
+files. Prints how often each gate cried wolf and what it found, and stores it with the noise between runs, which
+`benchmarks.gate` reads. Each trial is stored when it is done: Ctrl-C loses none, and the same command goes on.
+"""
+
+import argparse
+import contextlib
+import json
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import models
+from fixtures.between_runs import CALIBRATION_KIND, LEAST_RUNS
+from fixtures.error_rates import HEADER, Row, achieved_drop, resolved_by_files, rows, smallest_drop
+from fixtures.launchers import SUITE, launcher_here
+from fixtures.parsing import listed, one_of, resolution, seconds, share
+from fixtures.record import commit_facts
+from fixtures.record_files import IDENTITY, Identity
+from fixtures.running import CellEnded, Runner
+from fixtures.schema import Cell, strict_json, write_atomically
+from fixtures.tables import table
+from fixtures.trials import Bench, NotCalibrated, deviation_of_logs, products_for
+from fixtures.workers import CellFailed
+from models.errors import InputError
+
+_TIMEOUT_SECONDS = 600.0
+_QUESTION_SECONDS = 300.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code: 0, 2 where nothing can be calibrated, 130 after Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    launcher = launcher_here()
+    try:
+        with launcher.worker() as worker:
+            machine = worker.call("survey", timeout_seconds=_QUESTION_SECONDS)
+        calibration = Calibration(_settings(options, machine), machine["machine"], options.output)
+        pictures = {name: str(SUITE / "fixtures" / "pictures" / f"{name}.jpg") for name in ("content", "style")}
+        inputs = {"weights": "random", **pictures}
+        runner = Runner(launcher, models.STYLE_NETWORKS, inputs, _TIMEOUT_SECONDS, None, spare_core=True)
+        try:
+            calibration.go_on(runner, 60 * options.minutes)
+        except KeyboardInterrupt:
+            print("\ninterrupted; the same command goes on from here", flush=True)
+            print("\n".join(calibration.report()))
+            return 130
+        print("\n".join(calibration.report()))
+    except (InputError, NotCalibrated, ValueError, CellEnded, CellFailed) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        launcher.close()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.calibrate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--device", default="cpu", help="(default: cpu)")
+    add("--model", default="nin", help=f"any of {', '.join(sorted(models.STYLE_NETWORKS))} (default: nin)")
+    add("--resolution", default="128", help="a side or WIDTHxHEIGHT in pixels (default: 128)")
+    add("--minutes", default="20", metavar="M", help="time for this call; others add to it (default: 20)")
+    add("--cell-seconds", default="20", metavar="S", help="budget of a decision side by side (default: 20)")
+    add(
+        "--run-seconds",
+        metavar="S",
+        help="length of a run for files (default: half of --cell-seconds: two are compared)",
+    )
+    add(
+        "--drops",
+        default="2.5%,5%,10%",
+        metavar="LIST",
+        help="true drops; the gate is set to half (default: 2.5%%,5%%,10%%)",
+    )
+    add("--output", default="results/calibration.json", type=Path, metavar="PATH", help="(default: %(default)s)")
+    return parser
+
+
+def _settings(options: argparse.Namespace, survey: dict[str, Any]) -> dict[str, Any]:
+    """What the calibration is of; a file of another one is not gone on with."""
+
+    def value(name: str, parse: Callable[[str], Any]) -> Any:
+        try:
+            return parse(getattr(options, name.replace("-", "_")))
+        except ValueError as error:
+            raise InputError(f"--{name}: {error}") from error
+
+    size = value("resolution", resolution)
+    options.minutes = value("minutes", seconds)
+    cell_seconds = value("cell-seconds", seconds)
+    return {
+        "device": value("device", one_of("device", survey["devices"])),
+        "model": value("model", one_of("model", models.STYLE_NETWORKS)),
+        "resolution": size.asked,
+        "width": size.width,
+        "height": size.height,
+        "cell_seconds": cell_seconds,
+        "run_seconds": cell_seconds / 2 if options.run_seconds is None else value("run-seconds", seconds),
+        "drops": list(listed("--drops", [options.drops], share)),
+    }
+
+
+class Calibration:
+    """What is known so far, on disk after every trial.
+
+    Raises:
+        InputError: the file holds something else, or cannot be written.
+    """
+
+    def __init__(self, settings: dict[str, Any], machine: dict[str, Any], path: Path) -> None:
+        self._path = path
+        self._settings = settings
+        self._cell = Cell(
+            "test_style_iteration", *(settings[key] for key in ("device", "model", "resolution", "width", "height"))
+        )
+        self._identity: Identity = tuple(getattr(self._cell, key) for key in IDENTITY)
+        self._content: dict[str, Any] = {
+            "kind": CALIBRATION_KIND, "schema": 1, "machine": machine, "commit": commit_facts(SUITE),
+            "settings": settings, "products_per_slowdown": None, "trials": [], "runs": [],
+        }  # fmt: skip
+        _check_output(path)
+        if path.exists():
+            self._content = _resumed(path, self._content)
+
+    def go_on(self, runner: Runner, time_seconds: float) -> None:
+        """Make trials until the time is used; the kinds in turn, in a new random order each time round."""
+        end = time.monotonic() + time_seconds
+        settings, chance = self._settings, random.Random()  # noqa: S311 - a coin, no secret
+        bench = Bench(runner, self._cell, settings["cell_seconds"], settings["run_seconds"], chance)
+        if self._content["products_per_slowdown"] is None:
+            print("measuring how much extra work makes a slowdown ...", flush=True)
+            self._content["products_per_slowdown"] = bench.products_per_slowdown()
+            self._store()
+        done = 0
+        while True:
+            for kind, drop, max_drop in chance.sample(self._kinds(), k=len(self._kinds())):
+                if time.monotonic() >= end:
+                    return
+                products = products_for(drop, self._content["products_per_slowdown"])
+                if kind == "trials":
+                    found = bench.side_by_side(products, max_drop) | {"drop": drop, "max_drop": max_drop}
+                else:
+                    found = bench.run(products) | {"drop": drop}
+                self._content[kind].append(found)
+                self._store()
+                done += 1
+                print(
+                    f"{done:4d}  {_said(kind, found)}  {max(0.0, end - time.monotonic()) / 60:.1f} min left", flush=True
+                )
+
+    def report(self) -> list[str]:
+        """The table, and what follows from it."""
+        content = self._content
+        loads = [entry["load_average"] for key in ("trials", "runs") for entry in content[key] if entry["load_average"]]
+        lines = table([HEADER, *(row.words() for row in self._rows())])
+        best = smallest_drop(self._rows(), "side by side")
+        said = "none of those tried" if best is None else f"{best * 100:g} %"
+        lines.append(f"smallest drop that side by side gates at 1 % false alarms and 90 % power: {said}")
+        files = resolved_by_files(content["runs"])
+        if files is not None:
+            lines.append(f"the same for two files, by the noise between runs: {files * 100:.3g} %")
+        for drop in self._settings["drops"]:
+            if achieved := achieved_drop(content["trials"], drop):
+                lines.append(
+                    f"a drop meant to be {drop * 100:g} % was {achieved[0] * 100:.2f} % ({achieved[1]} trials)"
+                )
+        if loads:
+            lines.append(f"load average {min(loads):.2f} to {max(loads):.2f}, median {statistics.median(loads):.2f}")
+        return [*lines, f"stored in {self._path}"]
+
+    def _rows(self) -> list[Row]:
+        settings, content = self._settings, self._content
+        return rows(content["trials"], content["runs"], settings["drops"], self._identity, settings["run_seconds"])
+
+    def _kinds(self) -> list[tuple[str, float, float]]:
+        kinds = [("trials", drop, most / 2) for most in self._settings["drops"] for drop in (0.0, most)]
+        # Identical code in twice as many runs: its trials take two of them.
+        return kinds + [("runs", drop, 0.0) for drop in (0.0, 0.0, *self._settings["drops"])]
+
+    def _store(self) -> None:
+        medians = [run["median_seconds"] for run in self._content["runs"] if run["drop"] == 0.0]
+        between = []
+        if len(medians) >= LEAST_RUNS:
+            deviation = deviation_of_logs(medians)
+            between = [{"identity": list(self._identity), "log_deviation": deviation, "runs": len(medians)}]
+        derived = {"between_runs": between, "rates": [row.facts() for row in self._rows()]}
+        write_atomically(self._path, strict_json(self._content | derived, indent=1) + "\n")
+
+
+def _said(kind: str, found: dict[str, Any]) -> str:
+    drop = f"drop {found['drop'] * 100:g} %"
+    if kind == "runs":
+        return f"run alone, {drop}: median {found['median_seconds'] * 1e3:.2f} ms"
+    return f"side by side, {drop}, --max-drop={found['max_drop'] * 100:g}%: {found['verdict']} ({found['pairs']} pairs)"
+
+
+def _check_output(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            if path.exists():
+                stack.enter_context(path.open("a"))
+    except OSError as error:
+        raise InputError(f"--output={path} cannot be written ({error.strerror}); give another path") from error
+
+
+def _resumed(path: Path, fresh: dict[str, Any]) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        same = all(found[key] == fresh[key] for key in ("kind", "schema", "machine", "settings"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"--output={path} is no calibration ({error}); give another path, or remove it") from error
+    if not same:
+        raise InputError(f"--output={path} holds a calibration of something else; give another path, or remove it")
+    return {key: found[key] for key in fresh}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

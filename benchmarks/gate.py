@@ -1,0 +1,193 @@
+"""Did anything get slower between record files? No torch is imported; the files may come from anywhere.
+
+python -m benchmarks.gate BASE.json [MORE_BASE.json ...] HEAD.json   the last file against those before it
+python -m benchmarks.gate RECORD.json                               the verdicts of a run with --against
+
+Exit code: 0 pass, 1 regression, 2 cannot compare, 3 inconclusive where --inconclusive=fail.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fixtures.between_runs import CalibratedCell, read_calibration
+from fixtures.file_against_file import Details, LimitsOf, compare_files
+from fixtures.floors import largest_floor, read_floors
+from fixtures.parsing import listed, one_of, share
+from fixtures.record_files import COMPARED_FACTS, Identity, RecordFile, cell_id, differences, read_record
+from fixtures.tables import markdown_table, table
+from fixtures.verdicts import COMPARED_HEADER, FAILING, Limits, compared_row
+from models.errors import InputError
+
+PASS, REGRESSION, CANNOT_COMPARE, INCONCLUSIVE = 0, 1, 2, 3
+_DEFAULT_CALIBRATION = Path("results/calibration.json")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        verdicts, notes = _verdicts(options)
+        report = _report(verdicts, notes)
+        print("\n".join(report))
+        if os.environ.get("GITHUB_ACTIONS") == "true":
+            print("\n".join(_annotations(verdicts)))
+        if options.markdown is not None:
+            _write_markdown(options.markdown, verdicts, notes)
+    except (InputError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return CANNOT_COMPARE
+    said = {details["verdict"] for details in verdicts.values()}
+    if said & set(FAILING):
+        return REGRESSION
+    return INCONCLUSIVE if "inconclusive" in said and options.inconclusive == "fail" else PASS
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add(
+        "files",
+        nargs="+",
+        type=Path,
+        metavar="RECORD.json",
+        help="record files, or pytest-benchmark JSON of the suite; the last one is judged, several bases are a history",
+    )
+    add("--max-drop", default="5%", metavar="SHARE", help="drop of throughput that is let pass (default: 5%%)")
+    add("--max-memory-growth", default="10%", metavar="SHARE", help="growth of peak memory let pass (default: 10%%)")
+    add("--inconclusive", default="pass", choices=("pass", "fail"), help="what an undecided cell does (default: pass)")
+    add("--allow", action="append", metavar="LIST", help="facts that may differ: " + ", ".join(COMPARED_FACTS))
+    add(
+        "--calibration",
+        type=Path,
+        metavar="PATH",
+        help=f"how noisy runs are here, by benchmarks.calibrate (default: {_DEFAULT_CALIBRATION}, if it is there)",
+    )
+    add("--markdown", type=Path, metavar="PATH", help="append the table here, e.g. to $GITHUB_STEP_SUMMARY")
+    return parser
+
+
+def _verdicts(options: argparse.Namespace) -> tuple[dict[str, Details], list[str]]:
+    """Each cell's verdict by its id, and what must be known of how they came about.
+
+    Raises:
+        InputError, ValueError: there is nothing that can be compared.
+    """
+    *bases, head = [read_record(path) for path in options.files]
+    limits_of = _limits(options)
+    if not bases:
+        return _recorded(head), [f"side by side against {head.header.get('against', {}).get('asked', 'a baseline')}"]
+    _check_comparable(bases, head, () if options.allow is None else _allowed(options.allow))
+    calibrated, notes = _calibrated(options.calibration, head)
+    return compare_files(bases, head, limits_of, calibrated), notes
+
+
+def _limits(options: argparse.Namespace) -> LimitsOf:
+    asked = Limits(_named("--max-drop", options.max_drop), _named("--max-memory-growth", options.max_memory_growth))
+    floors = read_floors(Path("pyproject.toml"))
+
+    def limits_of(identity: Identity) -> Limits:
+        inner = cell_id(identity).partition("[")[2].removesuffix("]")
+        return replace(asked, max_drop=max(asked.max_drop, largest_floor(floors, inner)))
+
+    return limits_of
+
+
+def _named(option: str, word: str) -> float:
+    try:
+        return share(word)
+    except ValueError as error:
+        raise InputError(f"{option}: {error}") from error
+
+
+def _allowed(given: Sequence[str]) -> tuple[str, ...]:
+    return listed("--allow", given, one_of("comparable fact", COMPARED_FACTS))
+
+
+def _recorded(record: RecordFile) -> dict[str, Details]:
+    found = {
+        cell_id(identity): {"verdict": cell["verdict"], "comparison": cell["comparison"]}
+        for identity, cell in record.cells.items()
+        if "verdict" in cell and "comparison" in cell
+    }
+    if not found:
+        raise InputError(
+            f"{str(record.path)!r} holds no verdicts, because its run had no --against; give a base file before it"
+        )
+    return found
+
+
+def _check_comparable(bases: Sequence[RecordFile], head: RecordFile, allowed: Sequence[str]) -> None:
+    for base in bases:
+        different = differences(base, head, allowed)
+        if different:
+            raise InputError(
+                f"{str(base.path)!r} and {str(head.path)!r} were not measured under the same conditions:"
+                f" {'; '.join(different)}; accept one with --allow=NAME"
+            )
+    if not any(set(base.cells) & set(head.cells) for base in bases):
+        raise InputError(f"{str(head.path)!r} has no cell in common with what came before; measure the same ones")
+    if "threads" in allowed:
+        return
+    for base in bases:
+        for identity in set(base.cells) & set(head.cells):
+            used = [file.cells[identity].get("threads") for file in (base, head)]
+            if None not in used and used[0] != used[1]:
+                raise InputError(
+                    f"{cell_id(identity)} ran with {used[0]} thread(s) in {str(base.path)!r} and with {used[1]} in"
+                    f" {str(head.path)!r}; measure both alike, or accept it with --allow=threads"
+                )
+
+
+def _calibrated(given: Path | None, head: RecordFile) -> tuple[list[CalibratedCell], list[str]]:
+    path = given or _DEFAULT_CALIBRATION
+    if given is None and not path.is_file():
+        return [], []
+    cells, unused = read_calibration(path, head.machine)
+    return cells, [] if unused is None else [unused]
+
+
+def _report(verdicts: Mapping[str, Details], notes: Sequence[str]) -> list[str]:
+    rows = [compared_row(name, details) for name, details in verdicts.items()]
+    return [*table([COMPARED_HEADER, *rows]), *notes, _counted(verdicts)]
+
+
+def _counted(verdicts: Mapping[str, Details]) -> str:
+    said = [details["verdict"] for details in verdicts.values()]
+    return ", ".join(f"{said.count(verdict)} {verdict}" for verdict in dict.fromkeys(said))
+
+
+def _annotations(verdicts: Mapping[str, Details]) -> list[str]:
+    """Workflow commands: GitHub shows them at the pull request."""
+
+    def line(kind: str, name: str, details: Mapping[str, Any]) -> str:
+        text = f"{name} {details['verdict']}: {details['comparison']['reason']}"
+        return f"::{kind} title=goghmark::" + text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+    kinds = dict.fromkeys(FAILING, "error") | {"inconclusive": "warning"}
+    return [
+        line(kinds[details["verdict"]], name, details)
+        for name, details in verdicts.items()
+        if details["verdict"] in kinds
+    ]
+
+
+def _write_markdown(path: Path, verdicts: Mapping[str, Details], notes: Sequence[str]) -> None:
+    rows = [compared_row(f"`{name}`", details) for name, details in verdicts.items()]
+    lines = ["### goghmark", "", *markdown_table(COMPARED_HEADER, rows), "", *notes, "", _counted(verdicts), ""]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n".join(lines))
+    except OSError as error:
+        raise InputError(f"--markdown={path} cannot be written ({error.strerror}); give another path") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

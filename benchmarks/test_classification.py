@@ -1,0 +1,31 @@
+"""How many images per second does a network classify, or learn from?
+
+An iteration in mode `forward` is one batch through the trained network: eval mode, inference mode, 1000 logits for
+each image. In mode `training` it is forward with cross-entropy, backward to the weights, and a step of SGD with
+momentum; GoogLeNet trains its auxiliary heads too. Networks are torchvision's where it has them, weights random.
+
+Compute-only: images and labels are on the device before the clock starts; `test_input` times how they would get
+there. Inside the clock: one iteration, from an idle device to an idle device. Outside: imports, weights, warm-up.
+Unit: seconds per iteration, which is the latency of a batch; images per second are batch over median. A batch that
+does not fit is a result of its own, `out_of_memory`, and never made smaller.
+"""
+
+import pytest
+
+from fixtures.measuring import Measure
+from fixtures.schema import Cell
+
+
+@pytest.mark.matrix(
+    step="models.steps.classify:classify",
+    catalog="classifiers",
+    model=("alexnet", "googlenet", "resnet50", "vgg16", "nin", "basic_cnn"),
+    resolution=(224,),
+    batch=(1, 8, 64),
+    mode=("forward", "training"),
+    without=("optimizer", "strategy"),
+    # Two cores take a minute for three iterations of the large networks.
+    unasked={"batch": (64,)},
+)
+def test_classification(cell: Cell, measure: Measure) -> None:
+    measure(cell)

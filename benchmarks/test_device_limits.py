@@ -1,0 +1,115 @@
+"""What is the most that this device can do, whatever the network?
+
+Bandwidth of a copy by the size of what is copied, the product of large matrices in each precision, transfers between
+host and device, the cost of starting a tiny operation, and how much independent work must be in flight before the
+device is busy: why a batch of one leaves a card idle, and where more brings no more. The table sets all devices side
+by side. Other cells of the run are held against these limits (the roofline in the summary), so they run first.
+
+Inside the clock: one iteration, that is as many operations as make it long enough to be timed, from an idle device to
+an idle device. Outside: random data, warm-up. Rates are work per iteration (`models/quantities.py`) over the median.
+"""
+
+import pytest
+
+from fixtures.measuring import Measure
+from fixtures.schema import Cell
+
+WITHOUT = ("model", "resolution", "optimizer", "strategy", "precision")
+
+
+@pytest.mark.matrix(
+    step="models.steps.limits:Copy",
+    fixed={"model": "copy"},
+    size=("256KiB", "1MiB", "4MiB", "16MiB", "64MiB", "512MiB"),
+    without=WITHOUT,
+)
+def test_copy(cell: Cell, measure: Measure) -> None:
+    measure(cell)
+
+
+@pytest.mark.matrix(
+    step="models.steps.limits:Product",
+    fixed={"model": "matmul"},
+    size=("1024square", "4096square", "8192square"),
+    precision=("float32", "tf32", "bfloat16", "float16"),
+    without=("model", "resolution", "optimizer", "strategy"),
+    # Two cores take seconds for each.
+    unasked={"size": ("8192square",)},
+)
+def test_product(cell: Cell, measure: Measure) -> None:
+    measure(cell)
+
+
+TRANSFER_SIZES = ("64KiB", "1MiB", "16MiB", "256MiB")
+
+
+@pytest.mark.matrix(
+    step="models.steps.limits:Transfer",
+    fixed={"model": "upload_pageable"},
+    size=TRANSFER_SIZES,
+    without=WITHOUT,
+    accelerators=True,
+)
+def test_upload_pageable(cell: Cell, measure: Measure) -> None:
+    measure(cell)
+
+
+@pytest.mark.matrix(
+    step="models.steps.limits:Transfer",
+    fixed={"model": "upload_pinned"},
+    size=TRANSFER_SIZES,
+    without=WITHOUT,
+    accelerators=True,
+)
+def test_upload_pinned(cell: Cell, measure: Measure) -> None:
+    measure(cell)
+
+
+@pytest.mark.matrix(
+    step="models.steps.limits:Transfer",
+    fixed={"model": "download_pageable"},
+    size=TRANSFER_SIZES,
+    without=WITHOUT,
+    accelerators=True,
+)
+def test_download_pageable(cell: Cell, measure: Measure) -> None:
+    measure(cell)
+
+
+@pytest.mark.matrix(
+    step="models.steps.limits:Transfer",
+    fixed={"model": "download_pinned"},
+    size=TRANSFER_SIZES,
+    without=WITHOUT,
+    accelerators=True,
+)
+def test_download_pinned(cell: Cell, measure: Measure) -> None:
+    measure(cell)
+
+
+@pytest.mark.matrix(
+    step="models.steps.limits:Launch", fixed={"model": "launch"}, size=("1calls", "1000calls"), without=WITHOUT
+)
+def test_launch(cell: Cell, measure: Measure) -> None:
+    measure(cell)
+
+
+@pytest.mark.matrix(
+    step="models.steps.limits:Elements",
+    fixed={"model": "elements"},
+    size=tuple(f"{2**power}elements" for power in range(10, 26, 3)),
+    without=WITHOUT,
+)
+def test_elements_in_flight(cell: Cell, measure: Measure) -> None:
+    measure(cell)
+
+
+@pytest.mark.matrix(
+    step="models.steps.limits:Images",
+    fixed={"model": "images"},
+    size=("1images", "4images", "16images", "64images", "256images", "1024images"),
+    without=WITHOUT,
+    unasked={"size": ("64images", "256images", "1024images")},
+)
+def test_images_in_flight(cell: Cell, measure: Measure) -> None:
+    measure(cell)

@@ -1,0 +1,67 @@
+"""Limits of a device: what is repeated to measure each, and how much work one iteration of it is. No torch here.
+
+An iteration repeats its operation until it has done enough work for a clock: a fast device needs about a hundred
+microseconds for the amounts below, against some ten of starting and waiting, a slow one less than a second.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+_COPIED_BYTES = 2 * 2**30
+_PRODUCT_FLOPS = 2 * 4096**3
+_TRANSFERRED_BYTES = 2**30
+_ELEMENTS = 2**27
+_IMAGES = 64
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A limit of a device, measured at several sizes.
+
+    Attributes:
+        title: what it is, for a table.
+        size_unit: what its size counts.
+        rate_unit: of the rate, that is work per second.
+        work: of one operation at a size.
+        least_work: of one iteration, which repeats the operation.
+    """
+
+    title: str
+    size_unit: str
+    rate_unit: str
+    work: Callable[[int], int]
+    least_work: int
+
+    def repeats(self, size: int) -> int:
+        """How many operations one iteration is."""
+        return max(1, self.least_work // self.work(size))
+
+    def work_per_iteration(self, size: int) -> int:
+        """In the unit of the rate, without its `/s`."""
+        return self.repeats(size) * self.work(size)
+
+
+def _itself(size: int) -> int:
+    return size
+
+
+def _product_flops(side: int) -> int:
+    return 2 * side**3
+
+
+def _transfer(title: str) -> Quantity:
+    return Quantity(title, "bytes", "B/s", _itself, _TRANSFERRED_BYTES)
+
+
+QUANTITIES = {
+    # A copy reads half of its working set and writes the other half.
+    "copy": Quantity("copy bandwidth, read + written, by working set", "bytes", "B/s", _itself, _COPIED_BYTES),
+    "matmul": Quantity("product of square matrices, by side", "side", "FLOP/s", _product_flops, _PRODUCT_FLOPS),
+    "upload_pageable": _transfer("host to device, pageable"),
+    "upload_pinned": _transfer("host to device, pinned"),
+    "download_pageable": _transfer("device to host, pageable"),
+    "download_pinned": _transfer("device to host, pinned"),
+    "launch": Quantity("tiny operations, by how many are started before one waits", "calls", "calls/s", _itself, 1),
+    "elements": Quantity("exponentials, by elements in flight", "elements", "elements/s", _itself, _ELEMENTS),
+    "images": Quantity("3x3 convolution, 64 channels, 56 px, by batch", "images", "images/s", _itself, _IMAGES),
+}

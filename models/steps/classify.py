@@ -1,0 +1,127 @@
+"""Classification: the forward pass of a trained network, and the training iteration with its parts.
+
+Images and labels are random and stay on the device: what is timed is computing alone, no input.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from models.classifiers import CLASSES, main_logits, materialise
+from models.errors import InputError
+from models.references import resolve
+from models.steps.precision import arithmetic
+from models.workload import Step, Workload
+
+# Szegedy et al. 2015, section 5: "the losses of the auxiliary classifiers were weighted by 0.3".
+AUXILIARY_WEIGHT = 0.3
+
+# Micikevicius et al. 2018, section 3.2: a constant factor keeps gradients inside float16's range. A power of two
+# rounds nothing.
+FLOAT16_LOSS_SCALE = 1024.0
+
+# Far below what the papers train with: the work is the same at any rate, and random labels must not drive a network
+# without normalisation out of range.
+LEARNING_RATE = 1e-4
+MOMENTUM = 0.9
+WEIGHT_DECAY = 1e-4
+
+
+def classify(workload: Workload) -> Step:
+    """The step of the workload's mode.
+
+    Raises:
+        InputError: there is no such mode.
+    """
+    match workload.mode:
+        case "forward":
+            return Forward(workload)
+        case "training":
+            return Training(workload)
+        case unknown:
+            raise InputError(f"there is no mode {unknown!r} of classification; use forward or training")
+
+
+class Forward:
+    """Logits of one batch, as a service computes them: eval and inference mode."""
+
+    def __init__(self, workload: Workload) -> None:
+        self._network, self._images = _network_and_images(workload)
+        self._network.eval()
+        self._precision = workload.precision
+        self._logits: Tensor | None = None
+
+    def __call__(self) -> None:
+        with torch.inference_mode(), arithmetic(self._precision, self._images.device.type):
+            self._logits = self._network(self._images)
+
+    def loss(self) -> float | None:
+        """Mean of the logits: there is no loss, but a number shows that real work was done."""
+        return None if self._logits is None else float(self._logits.float().mean())
+
+
+class Training:
+    """One iteration of training: forward and cross-entropy, backward to the weights, SGD step with momentum."""
+
+    def __init__(self, workload: Workload) -> None:
+        self._network, self._images = _network_and_images(workload)
+        self._network.train()
+        self._precision = workload.precision
+        self._labels = torch.randint(CLASSES, (workload.batch,), device=self._images.device)
+        self._scale = FLOAT16_LOSS_SCALE if workload.precision == "float16" else 1.0
+        # The scale of the loss is taken back by the rate: v <- m v + s (g + w p), p <- p - (r / s) v.
+        self._optimizer = torch.optim.SGD(
+            self._network.parameters(),
+            lr=LEARNING_RATE / self._scale,
+            momentum=MOMENTUM,
+            weight_decay=WEIGHT_DECAY * self._scale,
+        )
+        self._graph: Tensor | None = None
+        self._loss: Tensor | None = None
+
+    @property
+    def parts(self) -> Mapping[str, Callable[[], None]]:
+        """What an iteration consists of, in order."""
+        return {"forward": self._forward, "backward": self._backward, "optimizer": self._step}
+
+    def __call__(self) -> None:
+        self._forward()
+        self._backward()
+        self._step()
+
+    def loss(self) -> float | None:
+        return None if self._loss is None else float(self._loss)
+
+    def _forward(self) -> None:
+        with arithmetic(self._precision, self._images.device.type):
+            self._graph = loss_of(self._network(self._images), self._labels)
+        self._loss = self._graph.detach()
+
+    def _backward(self) -> None:
+        assert self._graph is not None, "forward comes first"
+        with arithmetic(self._precision, self._images.device.type):
+            (self._graph * self._scale).backward()
+        self._graph = None
+
+    def _step(self) -> None:
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+
+def loss_of(output: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
+    """Cross-entropy of the logits, and of auxiliary ones with their weight; shape ()."""
+    loss = cross_entropy(main_logits(output).float(), labels)
+    if not isinstance(output, Tensor):
+        for auxiliary in output[1:]:
+            loss = loss + AUXILIARY_WEIGHT * cross_entropy(auxiliary.float(), labels)
+    return loss
+
+
+def _network_and_images(workload: Workload) -> tuple[nn.Module, Tensor]:
+    device = torch.device(workload.device)
+    network = materialise(resolve(workload.model)(), device, workload.seed)
+    torch.manual_seed(workload.seed)  # of dropout and labels too
+    # Normalised pictures have about mean 0 and deviation 1.
+    return network, torch.randn(workload.batch, 3, workload.height, workload.width, device=device)

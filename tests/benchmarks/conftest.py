@@ -1,0 +1,60 @@
+"""Runs of the suite as its users run it: a pytest of its own, with the tiny model where one will do."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+
+
+class Suite:
+    """Starts the suite with a record file of its own, and reads what came out."""
+
+    def __init__(self, folder: Path) -> None:
+        self.record = folder / "record.json"
+
+    def command(self, *arguments: str) -> list[str]:
+        plugin = ["-p", "tiny_model"]
+        return [sys.executable, "-m", "pytest", *plugin, f"--record={self.record}", "--cell-seconds=0.05", *arguments]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return os.environ | {"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
+
+    def run(self, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments),
+            cwd=cwd,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(*arguments),
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def recorded(self) -> dict:
+        return json.loads(self.record.read_text())
+
+    def journaled(self) -> list[dict]:
+        lines = self.record.with_suffix(".jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines][1:]
+
+
+@pytest.fixture
+def suite(tmp_path):
+    return Suite(tmp_path)

@@ -1,0 +1,211 @@
+"""The gate over record files: what it says, and with which exit code."""
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import gate
+
+ROOT = Path(__file__).parents[2]
+MACHINE = {"torch": "2.15.0", "threads": 1, "devices": [{"name": "cpu", "model": "A CPU"}]}
+
+
+def cell(model="nin", resolution="64", median=0.01, **further):
+    cell = {"benchmark": "test_style_iteration", "device": "cpu", "model": model, "resolution": resolution}
+    cell |= {"optimizer": "adam", "precision": "float32", "strategy": "plain", "batch": 1, "status": "ok"}
+    cell |= {"median_seconds": median, "iterations_per_minute": 60 / median, "peak_memory_bytes": 2**28, "threads": 1}
+    return cell | further
+
+
+def failed(status="out_of_memory", **further):
+    cell_ = cell(**further) | {"status": status, "message": "no memory is left"}
+    del cell_["median_seconds"], cell_["iterations_per_minute"]
+    return cell_
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Writes record files and runs the gate over them in a directory of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+
+    def files(*cells_of_files, options=(), machine_of_head=MACHINE):
+        paths = []
+        for number, cells in enumerate(cells_of_files):
+            machine = machine_of_head if number == len(cells_of_files) - 1 else MACHINE
+            path = tmp_path / f"{number}.json"
+            path.write_text(json.dumps({"schema": 1, "machine": machine, "cells": cells}))
+            paths.append(str(path))
+        return gate.main([*paths, *options])
+
+    return files
+
+
+def test_equal_figures_pass(files, capsys):
+    assert files([cell()], [cell()]) == 0
+    assert "1 unchanged" in capsys.readouterr().out
+
+
+def test_a_drop_beyond_the_limit_is_a_regression(files, capsys):
+    assert files([cell(), cell("vgg16")], [cell(median=0.0106), cell("vgg16")]) == 1
+    out = capsys.readouterr().out
+    assert "test_style_iteration[cpu-nin-64px]" in out
+    assert "1 regressed, 1 unchanged" in out
+
+
+def test_a_drop_is_of_throughput_and_may_be_a_fraction_of_a_percent(files):
+    assert files([cell()], [cell(median=0.01 / 0.975 * 1.001)], options=["--max-drop=2.5%"]) == 1
+    assert files([cell()], [cell(median=0.01 / 0.975 * 0.999)], options=["--max-drop=0.025"]) == 0
+
+
+def test_a_cell_that_vanished_is_a_regression(files, capsys):
+    assert files([cell(), cell("vgg16")], [cell()]) == 1
+    assert "missing" in capsys.readouterr().out
+
+
+def test_a_cell_that_no_longer_fits_is_a_regression_and_one_that_fits_now_is_none(files, capsys):
+    assert files([cell()], [failed()]) == 1
+    assert "now out of memory" in capsys.readouterr().out
+    assert files([failed()], [cell()]) == 0
+    assert "now fits" in capsys.readouterr().out
+
+
+def test_a_cell_that_crashes_now_is_a_regression(files):
+    assert files([cell()], [failed("crash")]) == 1
+
+
+def test_a_cell_that_no_base_has_is_new_and_passes(files, capsys):
+    assert files([cell()], [cell(), cell("vgg16")]) == 0
+    assert "1 unchanged, 1 new" in capsys.readouterr().out
+
+
+def test_growth_of_memory_beyond_the_limit_is_a_regression(files):
+    grown = [cell(peak_memory_bytes=int(2**28 * 1.3))]
+    assert files([cell()], grown) == 1
+    assert files([cell()], grown, options=["--max-memory-growth=40%"]) == 0
+
+
+def test_a_noisy_history_widens_the_threshold_and_says_so(files, capsys):
+    history = [[cell(median=median)] for median in (0.0100, 0.0104, 0.0097, 0.0101, 0.0098)]
+    assert files(*history, [cell(median=0.0108)]) == 0
+    out = capsys.readouterr().out
+    assert "1 inconclusive" in out
+    assert "threshold widened to" in out
+    assert "history of 5 runs" in out
+    assert files(*history, [cell(median=0.0108)], options=["--inconclusive=fail"]) == 3
+    assert files(*history, [cell(median=0.0150)]) == 1
+
+
+def test_a_quiet_history_leaves_the_threshold_as_it_was_asked(files, capsys):
+    history = [[cell(median=median)] for median in (0.010001, 0.010002, 0.009999, 0.010000)]
+    assert files(*history, [cell(median=0.0106)]) == 1
+    assert "widened" not in capsys.readouterr().out
+
+
+def calibration(tmp_path, devices=MACHINE["devices"], resolution="64"):
+    identity = ["test_style_iteration", "cpu", "nin", resolution, "adam", "float32", "plain", 1]
+    content = {"kind": "goghmark calibration", "schema": 1, "machine": MACHINE | {"devices": devices}}
+    content["between_runs"] = [{"identity": identity, "log_deviation": 0.05, "runs": 20}]
+    path = tmp_path / "calibration.json"
+    path.write_text(json.dumps(content))
+    return f"--calibration={path}"
+
+
+@pytest.mark.parametrize("resolution", ["64", "128"])
+def test_a_calibration_widens_the_threshold_also_for_other_cells_of_its_device(files, tmp_path, capsys, resolution):
+    option = calibration(tmp_path, resolution=resolution)
+    assert files([cell()], [cell(median=0.0110)], options=[option]) == 0
+    assert "by the calibration" in capsys.readouterr().out
+    assert files([cell()], [cell(median=0.0140)], options=[option]) == 1
+
+
+def test_a_calibration_of_another_machine_is_not_used(files, tmp_path, capsys):
+    option = calibration(tmp_path, devices=[{"name": "cpu", "model": "Another"}])
+    assert files([cell()], [cell(median=0.0110)], options=[option]) == 1
+    assert "is of another machine and not used" in capsys.readouterr().out
+
+
+def test_a_floor_in_pyproject_keeps_a_noisy_cell_from_failing(files, tmp_path):
+    (tmp_path / "pyproject.toml").write_text('[tool.goghmark.floors]\n"cpu-nin-*" = "10%"\n')
+    assert files([cell(), cell("vgg16")], [cell(median=0.0108), cell("vgg16")]) == 0
+    assert files([cell(), cell("vgg16")], [cell(), cell("vgg16", median=0.0108)]) == 1
+
+
+def test_another_version_of_torch_is_named_and_can_be_allowed(files, capsys):
+    other = MACHINE | {"torch": "2.11.0"}
+    assert files([cell()], [cell()], machine_of_head=other) == 2
+    assert "torch 2.15.0 and 2.11.0" in capsys.readouterr().err
+    assert files([cell()], [cell()], options=["--allow=torch"], machine_of_head=other) == 0
+
+
+def test_other_numbers_of_threads_are_not_compared(files, capsys):
+    assert files([cell()], [cell(threads=2)]) == 2
+    assert "ran with 1 thread(s)" in capsys.readouterr().err
+
+
+def test_files_without_a_common_cell_cannot_be_compared(files, capsys):
+    assert files([cell()], [cell("vgg16")]) == 2
+    assert "no cell in common" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"schema": 1, "machine": {}, "cel', "cut short or no JSON"),
+        ('{"schema": 2, "machine": {}, "cells": []}', "has schema 2"),
+        ('{"some": "thing"}', "no record file of this suite"),
+        ("[1, 2]", "no record file of this suite"),
+        ('{"benchmarks": [], "machine_info": {"node": "x"}}', "no record file of this suite"),
+        ('{"schema": 1, "machine": {}, "cells": [{"benchmark": "b"}]}', "is damaged: cell 0 has no 'device'"),
+    ],
+)
+def test_a_file_that_is_no_record_is_told_in_one_sentence(tmp_path, capsys, text, said):
+    (tmp_path / "bad.json").write_text(text)
+    assert gate.main([str(tmp_path / "bad.json"), str(tmp_path / "bad.json")]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_file_that_is_not_there_is_told_in_one_sentence(capsys):
+    assert gate.main(["nowhere.json", "nowhere.json"]) == 2
+    assert "cannot be read (No such file or directory)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--max-drop=5", "--max-drop=x", "--allow=weather", "--max-memory-growth=0%"])
+def test_an_option_that_cannot_be_meant_exits_with_two(files, capsys, option):
+    assert files([cell()], [cell()], options=[option]) == 2
+    assert option.partition("=")[0].removeprefix("--allow") in capsys.readouterr().err
+
+
+def test_pytest_benchmark_files_that_the_suite_wrote_are_read(tmp_path):
+    content = {"benchmarks": [], "machine_info": {"goghmark": MACHINE}, "cells": [cell()]}
+    slower = copy.deepcopy(content) | {"cells": [cell(median=0.02)]}
+    for name, written in (("a", content), ("b", slower)):
+        (tmp_path / name).write_text(json.dumps(written))
+    assert gate.main([str(tmp_path / "a"), str(tmp_path / "a")]) == 0
+    assert gate.main([str(tmp_path / "a"), str(tmp_path / "b")]) == 1
+
+
+def test_a_record_of_a_side_by_side_run_is_judged_by_its_verdicts(files, capsys):
+    comparison = {"reason": "throughput fell", "baseline": {"status": "ok"}, "candidate": {"status": "ok"}}
+    assert files([cell(verdict="regressed", comparison=comparison)]) == 1
+    assert files([cell(verdict="unchanged", comparison=comparison)]) == 0
+    assert files([cell()]) == 2
+    assert "had no --against" in capsys.readouterr().err
+
+
+def test_markdown_and_annotations_name_the_cell(files, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    files([cell()], [cell(median=0.02)], options=[f"--markdown={tmp_path / 'summary.md'}"])
+    assert "::error title=goghmark::test_style_iteration[cpu-nin-64px] regressed" in capsys.readouterr().out
+    assert "| `test_style_iteration[cpu-nin-64px]` | regressed |" in (tmp_path / "summary.md").read_text()
+
+
+def test_the_command_imports_no_torch():
+    check = "import sys; import benchmarks.gate; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0

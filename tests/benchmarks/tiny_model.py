@@ -1,0 +1,63 @@
+"""A user's plugin: adds networks to the suite, some of them bad ones."""
+
+import os
+import time
+
+import torch
+from torch import nn
+
+from models.network import StyleNetwork
+
+
+def tiny() -> StyleNetwork:
+    layers = nn.Sequential()
+    with torch.device("meta"):
+        layers.add_module("conv1", nn.Conv2d(3, 4, 3, padding=1))
+        layers.add_module("relu1", nn.ReLU())
+    return StyleNetwork(layers, "relu1", {"relu1": 1.0})
+
+
+class Dies(nn.Conv2d):
+    def forward(self, image):
+        # Not while its sizes are being found out or its memory predicted.
+        if type(image) is torch.Tensor and image.device.type == "cpu":
+            os.abort()
+        return super().forward(image)
+
+
+class Hangs(nn.Conv2d):
+    def forward(self, image):
+        if type(image) is torch.Tensor and image.device.type == "cpu":
+            time.sleep(1000)
+        return super().forward(image)
+
+
+class Overflows(nn.Conv2d):
+    def forward(self, image):
+        return super().forward(image) * 1e30 * 1e30
+
+
+def broken(kind):
+    layers = nn.Sequential()
+    with torch.device("meta"):
+        layers.add_module("conv1", kind(3, 4, 3, padding=1))
+    return StyleNetwork(layers, "conv1", {"conv1": 1.0})
+
+
+def dies() -> StyleNetwork:
+    return broken(Dies)
+
+
+def hangs() -> StyleNetwork:
+    return broken(Hangs)
+
+
+def overflows() -> StyleNetwork:
+    return broken(Overflows)
+
+
+def pytest_goghmark_models(add):
+    add("tiny", tiny)
+    add("dies", "tiny_model:dies")
+    add("hangs", hangs)
+    add("overflows", overflows)

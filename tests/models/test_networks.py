@@ -1,0 +1,74 @@
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from models import weights
+from models.errors import InputError
+from models.network import StyleNetwork, smallest_side
+from models.nin import nin
+from models.references import resolve
+from models.vgg import vgg16, vgg19
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(vgg16, torchvision.models.vgg16), (vgg19, torchvision.models.vgg19)])
+def test_vgg_is_torchvisions_network_as_far_as_it_goes(ours, theirs):
+    network, original = ours(), theirs(weights=None)
+    network.layers.load_state_dict(
+        {key: value for (key, _), value in zip(network.layers.state_dict().items(), original.features.state_dict().values(), strict=False)},
+        assign=True,
+    )  # fmt: skip
+    image = torch.rand(1, 3, 40, 40)
+    expected = original.features[: len(network.layers)](image)
+    assert torch.equal(network.layers(image), expected)
+
+
+def test_vgg_stops_at_the_last_layer_that_a_loss_looks_at():
+    assert [name for name, _ in vgg19().layers.named_children()][-2:] == ["conv5_1", "relu5_1"]
+
+
+def test_nin_has_the_shapes_of_the_model_zoo():
+    layers = nin().layers
+    image, shapes = torch.empty(1, 3, 224, 224, device="meta"), {}
+    for name, layer in layers.named_children():
+        image = shapes[name] = layer(image)
+    shapes = {name: tuple(found.shape[1:]) for name, found in shapes.items()}
+    assert shapes["conv1"] == (96, 54, 54)
+    assert shapes["pool1"] == (96, 27, 27)
+    assert shapes["pool2"] == (256, 13, 13)
+    assert shapes["cccp6"] == (384, 13, 13)
+    assert shapes["pool3"] == (384, 6, 6)
+    assert shapes["cccp8"] == (1000, 6, 6)
+
+
+@pytest.mark.parametrize("factory", [vgg16, vgg19, nin])
+def test_the_smallest_side_works_and_one_pixel_less_does_not(factory):
+    network = factory()
+    side = smallest_side(network)
+    weights.load(network, "random", torch.device("cpu"))
+    assert network.layers(torch.rand(1, 3, side, side)).numel() > 0
+    with pytest.raises((RuntimeError, ValueError)):
+        network.layers(torch.rand(1, 3, side - 1, side - 1))
+
+
+def chain(**layers):
+    network = nn.Sequential()
+    for name, layer in layers.items():
+        network.add_module(name, layer)
+    return network
+
+
+def test_a_loss_at_a_layer_that_is_not_there_is_refused_with_the_layers_that_are():
+    with pytest.raises(InputError, match="'relu9'.*there are: conv, relu"):
+        StyleNetwork(chain(conv=nn.Conv2d(3, 4, 3), relu=nn.ReLU()), "relu9", {"relu": 1.0})
+
+
+def test_a_loss_at_a_layer_that_is_overwritten_in_place_is_refused():
+    with pytest.raises(InputError, match="'relu' overwrites it in place"):
+        StyleNetwork(chain(conv=nn.Conv2d(3, 4, 3), relu=nn.ReLU(inplace=True)), "conv", {"relu": 1.0})
+
+
+@pytest.mark.parametrize("wrong", ["models.vgg:vgg91", "models.nowhere:vgg19", "/nowhere/conftest.py:tiny"])
+def test_a_reference_that_leads_nowhere_is_one_sentence(wrong):
+    with pytest.raises(InputError, match="cannot import"):
+        resolve(wrong)
