@@ -10,14 +10,14 @@ from torch import nn
 from models.errors import InputError
 from models.network import StyleNetwork
 from models.steps.rectangles import AveragePool, Convolution, MaxPool
-from models.steps.spans import Box, Span, Window, Windows, clip
+from models.steps.spans import Box, Span, Windows, clip
 
 
 @dataclass(frozen=True)
 class Rectifier:
     """max(x, 0)."""
 
-    windows: Windows = Windows.of(1, 1, 0)
+    windows: Windows
 
 
 Layer = Convolution | Rectifier | MaxPool | AveragePool
@@ -158,10 +158,12 @@ def _reordered(network: StyleNetwork) -> list[tuple[str, nn.Module]]:
 def _layer(name: str, module: nn.Module, size: tuple[int, int]) -> Layer:
     match module:
         case nn.Conv2d(padding_mode="zeros"):
-            reach = [spacing * (kernel - 1) + 1 for spacing, kernel in zip(module.dilation, module.kernel_size)]
+            reach = [
+                spacing * (kernel - 1) + 1 for spacing, kernel in zip(module.dilation, module.kernel_size, strict=True)
+            ]
             return Convolution(module, Windows.of(tuple(reach), module.stride, _padding(name, module)))
         case nn.ReLU():
-            return Rectifier()
+            return Rectifier(Windows.of(1, 1, 0))
         case nn.MaxPool2d(dilation=1 | (1, 1), return_indices=False):
             return MaxPool(Windows.of(module.kernel_size, module.stride, module.padding, module.ceil_mode))
         case nn.AvgPool2d():
@@ -179,7 +181,9 @@ def _padding(name: str, module: nn.Conv2d) -> tuple[int, ...]:
     if isinstance(module.padding, str):
         if any(kernel % 2 == 0 for kernel in module.kernel_size):
             raise InputError(f"layer {name!r} pads an even kernel with 'same', more behind than before; give numbers")
-        return tuple(spacing * (kernel // 2) for spacing, kernel in zip(module.dilation, module.kernel_size))
+        return tuple(
+            spacing * (kernel // 2) for spacing, kernel in zip(module.dilation, module.kernel_size, strict=True)
+        )
     return module.padding
 
 

@@ -1,4 +1,4 @@
-"""`channels_last`: the plain formulation with weights and feature maps in the order that convolution kernels work in."""
+"""`channels_last`: the plain formulation, its weights and feature maps in the order that convolution kernels want."""
 
 import torch
 from torch import Tensor

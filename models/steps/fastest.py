@@ -38,7 +38,7 @@ class GramMatrix(torch.autograd.Function):
         return flat @ flat.T / flat.shape[1]
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (features,) = ctx.saved_tensors
         positions = features.permute(0, 2, 3, 1).flatten(0, 2)
         pulled = positions @ (gradient * (2 / positions.shape[0]))

@@ -102,7 +102,8 @@ class Windows:
     ) -> Self:
         """From the attributes of torch's layers: one number for both axes, or one for each."""
         pairs = [value if isinstance(value, tuple) else (value, value) for value in (kernel, stride, padding)]
-        rows, columns = (Window(*values, ceil=ceil) for values in zip(*pairs, strict=True))
+        kernels, strides, paddings = pairs
+        rows, columns = (Window(kernels[axis], strides[axis], paddings[axis], ceil) for axis in range(2))
         return cls(rows, columns)
 
     def size(self, inputs: tuple[int, int]) -> tuple[int, int]:

@@ -35,7 +35,8 @@ sign is that of the next block's input.
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
@@ -62,6 +63,9 @@ _KEPT_NUMBERS_PER_PIXEL = 12
 class StreamedObjective:
     """The loss of `PlainObjective` and its gradient, without autograd.
 
+    Attributes:
+        progress: told, after each tile, how many of the iteration's are done and how many it has.
+
     Raises:
         InputError: the network is no chain of convolutions, ReLU and pooling layers.
     """
@@ -74,6 +78,8 @@ class StreamedObjective:
             task.content.new_tensor(values).view(1, 3, 1, 1) for values in (network.mean, network.std)
         )
         self._blocks = blocks_of(network, *task.content.shape[2:])
+        self.progress: Callable[[int, int], None] | None = None
+        self._tiles_done, self._tiles_of_iteration = 0, 1
         lay_out_channels_last(network)
         with torch.no_grad(), arithmetic(task.precision, task.content.device.type):
             content = self._forward(task.content, Memory(for_backward=False)).content
@@ -83,6 +89,8 @@ class StreamedObjective:
 
     def __call__(self, image: Tensor) -> Tensor:
         image.grad = None
+        both = [(block, place) for block in self._blocks for place in (block.last, -1)]
+        self._tiles_done, self._tiles_of_iteration = 0, sum(len(self._tiles(*one, image)) for one in both)
         scale = loss_scale(self._precision, image[0, 0].numel())
         with torch.no_grad(), arithmetic(self._precision, image.device.type):
             memory = self._forward(image, Memory(for_backward=True))
@@ -99,13 +107,18 @@ class StreamedObjective:
                 memory.forget_output(self._blocks[block.number - 1])
         return memory
 
-    def _tiles(self, block: Block, place: int, image: Tensor) -> Iterable[Box]:
+    def _tiles(self, block: Block, place: int, image: Tensor) -> list[Box]:
         tiles = list(block.tiles(place, self._tile_px))
         if isinstance(image, FakeTensor):
             # Prediction asks for memory, and tiles of one shape take the same: thousands become a handful.
             fed_or_read = block.boxes_fed if place < 0 else partial(block.boxes_read, place, owned={})
-            return {tuple(box.lengths for box in fed_or_read(tile)): tile for tile in tiles}.values()
+            return list({tuple(box.lengths for box in fed_or_read(tile)): tile for tile in tiles}.values())
         return tiles
+
+    def _tell_of_tile(self) -> None:
+        self._tiles_done += 1
+        if self.progress is not None:
+            self.progress(self._tiles_done, self._tiles_of_iteration)
 
     def _computed_twice(self, number: int) -> bool:
         block = self._blocks[number]
@@ -122,6 +135,7 @@ class StreamedObjective:
                 if place in block.taps:
                     own = _part(features, boxes[place + 1], owned[place])
                     self._add_statistics(block, place, own, owned[place], memory)
+            self._tell_of_tile()
 
     def _add_statistics(self, block: Block, place: int, features: Tensor, box: Box, memory: Memory) -> None:
         """Add to the sums that the losses are functions of what a tile's own features, those at `box`, contribute."""
@@ -158,6 +172,7 @@ class StreamedObjective:
                 if below is None:
                     below = whole_map(block, -1, gradient)
                 below[tile.slices] = gradient if before else gradient / self._std
+                self._tell_of_tile()
             memory.forget(block)
             if before:
                 memory.forget_output(before)
@@ -270,9 +285,8 @@ class StreamedObjective:
         if memory.has_output(before):
             return _cut(memory.whole(before, before.last), box)
         boxes = before.boxes_read(before.last, box, {})
-        features = self._input(before, image, memory, boxes[0])
-        for _, features, _ in _layer_by_layer(before, features, boxes):  # noqa: B007 - the last one is wanted
-            pass
+        # A deque of one forgets each layer for the next.
+        [(_, features, _)] = deque(_layer_by_layer(before, self._input(before, image, memory, boxes[0]), boxes), 1)
         return features
 
 

@@ -28,6 +28,11 @@ class StyleIteration:
     def _evaluate(self) -> Tensor:
         return self._objective(self.image)
 
+    @property
+    def compile_seconds(self) -> float | None:
+        """What the first call spent on compiling; None where nothing is compiled."""
+        return getattr(self._objective, "compile_seconds", None)
+
     def loss(self) -> float | None:
         return None if self._loss is None else float(self._loss)
 
