@@ -71,13 +71,19 @@ class Block:
         rectified = isinstance(self.layers[place], Rectifier)
         return rectified and place >= self.recomputed and place not in self.taps
 
-    def tiles(self, place: int, tile_px: int) -> Iterator[Box]:
+    def tiles(self, place: int, tile_px: int, before: "Block | None" = None) -> Iterator[Box]:
         """The output of layer `place` (-1: the input), cut up so that no layer has over 64 * tile_px^2 numbers a tile.
 
         64 is the width of VGG's first block: there, a tile has a side of `tile_px`. Halos come on top.
+
+        Args:
+            before: the block that is computed again for each tile of this one, if there is one.
         """
         counts = [1, 1]
-        for channels, size in zip(self.channels[1:], self.sizes[1:], strict=True):
+        channels_of_layers, sizes = self.channels[1:], self.sizes[1:]
+        if before is not None:
+            channels_of_layers, sizes = channels_of_layers + before.channels[1:], sizes + before.sizes[1:]
+        for channels, size in zip(channels_of_layers, sizes, strict=True):
             side = max(1, int(tile_px * (64 / channels) ** 0.5))
             counts = [max(count, -(-length // side)) for count, length in zip(counts, size, strict=True)]
         # Edges between windows of a pool rather than within one: nothing has to be cropped then.

@@ -1,16 +1,13 @@
 """`fastest`"""
 
-import ctypes
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from models.steps.allocator import keep_freed_memory
 from models.steps.channels_last import ChannelsLastObjective
 from models.steps.objective import StyleTask
-
-# Parameters of glibc's mallopt(3).
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 class FastestObjective(ChannelsLastObjective):
@@ -44,13 +41,3 @@ class GramMatrix(torch.autograd.Function):
         pulled = positions @ (gradient * (2 / positions.shape[0]))
         return pulled.view(1, *features.shape[2:], -1).permute(0, 3, 1, 2)
 
-
-def keep_freed_memory() -> None:
-    """Let glibc keep what is freed: it gives large blocks back to the kernel, and each iteration faults them in anew.
-
-    For the rest of the process's life, so a worker is to be had for it. Elsewhere than with glibc nothing happens.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

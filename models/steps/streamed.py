@@ -44,6 +44,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.functional import relu
 
+from models.steps.allocator import return_freed_memory
 from models.steps.blocks import Block, Rectifier, blocks_of
 from models.steps.layout import lay_out_channels_last
 from models.steps.losses import full_precision, style_loss
@@ -77,6 +78,7 @@ class StreamedObjective:
         self._mean, self._std = (
             task.content.new_tensor(values).view(1, 3, 1, 1) for values in (network.mean, network.std)
         )
+        return_freed_memory()
         self._blocks = blocks_of(network, *task.content.shape[2:])
         self.progress: Callable[[int, int], None] | None = None
         self._tiles_done, self._tiles_of_iteration = 0, 1
@@ -108,7 +110,8 @@ class StreamedObjective:
         return memory
 
     def _tiles(self, block: Block, place: int, image: Tensor) -> list[Box]:
-        tiles = list(block.tiles(place, self._tile_px))
+        again = self._blocks[block.number - 1] if place < 0 and self._computed_twice(block.number - 1) else None
+        tiles = list(block.tiles(place, self._tile_px, again))
         if isinstance(image, FakeTensor):
             # Prediction asks for memory, and tiles of one shape take the same: thousands become a handful.
             fed_or_read = block.boxes_fed if place < 0 else partial(block.boxes_read, place, owned={})
@@ -121,9 +124,11 @@ class StreamedObjective:
             self.progress(self._tiles_done, self._tiles_of_iteration)
 
     def _computed_twice(self, number: int) -> bool:
+        if number != 0:
+            return False
         block = self._blocks[number]
         numbers = block.channels[-1] * block.positions(block.last)
-        return number == 0 and numbers > _KEPT_NUMBERS_PER_PIXEL * math.prod(block.sizes[0])
+        return numbers > _KEPT_NUMBERS_PER_PIXEL * math.prod(block.sizes[0])
 
     def _forward_tiles(self, block: Block, image: Tensor, memory: Memory, tiles: Iterable[Box]) -> None:
         for tile in tiles:
