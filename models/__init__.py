@@ -25,4 +25,4 @@ MODES = ("forward", "training")
 
 OPTIMIZERS = ("adam", "lbfgs")
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
-STRATEGIES = ("plain",)
+STRATEGIES = ("plain", "channels_last", "checkpointed", "compiled", "streamed", "fastest")

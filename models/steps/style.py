@@ -28,6 +28,11 @@ class StyleIteration:
     def _evaluate(self) -> Tensor:
         return self._objective(self.image)
 
+    @property
+    def compile_seconds(self) -> float | None:
+        """What the first call spent on compiling; None where nothing is compiled."""
+        return getattr(self._objective, "compile_seconds", None)
+
     def loss(self) -> float | None:
         return None if self._loss is None else float(self._loss)
 
@@ -84,7 +89,7 @@ def style_task(workload: Workload) -> StyleTask:
         else torch.rand(1, 3, workload.height, workload.width, device=device)
         for path in (workload.content, workload.style)
     )
-    return StyleTask(network, content, style, workload.precision)
+    return StyleTask(network, content, style, workload.precision, workload.tile_px)
 
 
 def first_image(task: StyleTask) -> Tensor:
