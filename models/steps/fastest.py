@@ -11,7 +11,10 @@ from models.steps.objective import StyleTask
 
 
 class FastestObjective(ChannelsLastObjective):
-    """Channels last, one product per Gram gradient, memory that is kept."""
+    """Channels last, one product per Gram gradient, memory that is kept.
+
+    The memory is kept for the rest of the process's life: what comes after in the same process has it, too.
+    """
 
     def __init__(self, task: StyleTask) -> None:
         keep_freed_memory()
@@ -40,4 +43,3 @@ class GramMatrix(torch.autograd.Function):
         positions = features.permute(0, 2, 3, 1).flatten(0, 2)
         pulled = positions @ (gradient * (2 / positions.shape[0]))
         return pulled.view(1, *features.shape[2:], -1).permute(0, 3, 1, 2)
-
