@@ -25,5 +25,6 @@ def return_freed_memory() -> None:
 
 def _set(*values: tuple[int, int]) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    for parameter, value in values if mallopt else ():
-        mallopt(parameter, value)
+    if mallopt is not None:
+        for parameter, value in values:
+            mallopt(parameter, value)
