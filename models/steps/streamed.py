@@ -47,7 +47,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.functional import relu
 
-from models.steps.allocator import return_freed_memory
+from models.steps.allocator import keep_small_blocks
 from models.steps.blocks import Block, Rectifier, blocks_of
 from models.steps.layout import lay_out_channels_last
 from models.steps.losses import full_precision, style_loss
@@ -57,8 +57,10 @@ from models.steps.precision import arithmetic, loss_scale
 from models.steps.rectangles import MaxPool
 from models.steps.spans import Box
 
-# 16 MiB of float32 per tile and layer, in any block: larger ones gain little, smaller ones compute more halo.
-CHOSEN_TILE_PX = 256
+# Sides of tiles: 4 MiB of float32 per tile and layer where the picture is small, 16 MiB where a few of these are little
+# against what is kept. Larger ones gain little; smaller ones compute more halo.
+_SMALL_TILE_PX, _LARGE_TILE_PX = 128, 256
+_LARGE_PICTURE_PIXELS = 2048**2
 # The first block's output is computed twice rather than kept if it has more numbers than this for each pixel: VGG's
 # has 16, the largest thing there would be, and costs a twentieth of an iteration.
 _KEPT_NUMBERS_PER_PIXEL = 12
@@ -77,11 +79,11 @@ class StreamedObjective:
     def __init__(self, task: StyleTask) -> None:
         self._network = network = task.network
         self._precision = task.precision
-        self._tile_px = task.tile_px or CHOSEN_TILE_PX
+        self._tile_px = task.tile_px or chosen_tile_px(*task.content.shape[2:])
         self._mean, self._std = (
             task.content.new_tensor(values).view(1, 3, 1, 1) for values in (network.mean, network.std)
         )
-        return_freed_memory()
+        keep_small_blocks()
         self._blocks = blocks_of(network, *task.content.shape[2:])
         self.progress: Callable[[int, int], None] | None = None
         self._tiles_done, self._tiles_of_iteration = 0, 1
@@ -296,6 +298,11 @@ class StreamedObjective:
         # A deque of one forgets each layer for the next.
         [(_, features, _)] = deque(_layer_by_layer(before, self._input(before, image, memory, boxes[0]), boxes), 1)
         return features
+
+
+def chosen_tile_px(height: int, width: int) -> int:
+    """The side of a tile for a picture of that size, where none was asked for."""
+    return _LARGE_TILE_PX if height * width >= _LARGE_PICTURE_PIXELS else _SMALL_TILE_PX
 
 
 def _layer_by_layer(block: Block, features: Tensor, boxes: list[Box]) -> Iterator[tuple[int, Tensor, Tensor | None]]:
