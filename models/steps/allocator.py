@@ -7,8 +7,8 @@ import ctypes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 _NEVER = 2**31 - 1
-_LARGE_BYTES = 2**18
-_MANY = 65536  # glibc's own M_MMAP_MAX
+_LARGEST_IN_HEAP_BYTES = 2**25  # the most that glibc takes for M_MMAP_THRESHOLD
+_MANY = 65536  # its own M_MMAP_MAX
 
 
 def keep_freed_memory() -> None:
@@ -16,14 +16,20 @@ def keep_freed_memory() -> None:
     _set((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _NEVER))
 
 
-def return_freed_memory() -> None:
-    """Give large blocks back at once. By default only very large ones are, and of those that have many different
-    sizes, as tiles have, the heap keeps twice what is ever in use.
+def keep_small_blocks() -> None:
+    """Keep blocks of up to 32 MiB, as tiles are, and give larger ones back at once.
+
+    To give back tiles, too, saved a quarter of the memory of a small picture, and cost a third of the time.
     """
-    _set((_M_MMAP_MAX, _MANY), (_M_MMAP_THRESHOLD, _LARGE_BYTES))
+    _set(
+        (_M_MMAP_MAX, _MANY),
+        (_M_MMAP_THRESHOLD, _LARGEST_IN_HEAP_BYTES),
+        (_M_TRIM_THRESHOLD, 2 * _LARGEST_IN_HEAP_BYTES),
+    )
 
 
 def _set(*values: tuple[int, int]) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    for parameter, value in values if mallopt else ():
-        mallopt(parameter, value)
+    if mallopt is not None:
+        for parameter, value in values:
+            mallopt(parameter, value)

@@ -1,36 +1,39 @@
 """`streamed`: the whole image, block by block and tile by tile, exact, in a fraction of the memory.
 
 With frozen weights the backward pass needs little of what autograd keeps: of a ReLU one bit per element, of a max
-pool which input it took, of a Gram loss the features themselves. So nothing but these is kept, and the backward pass
-is written out. A block is the layers up to and including a pooling layer.
+pool which input it took, of a Gram loss the features themselves. So nothing but these is kept or computed again, and
+the backward pass is written out. A block is the layers up to and including a pooling layer.
 
-    pass 1, block by block                                pass 2, backwards
-                                                                              kept of VGG-19, bytes per pixel
-    image ------------------------------------------.     gradient                          12 (+ 12)
-      | conv1_1 relu1_1   Gram sum, nothing kept    |       ^  recomputed from the image     0
-      | conv1_2 pool1     choices (2 bits)          |       |  scattered by the choices      4
-    relu1_2 = input of the next block, kept --------'     gradient                          64
-      | conv2_1 relu2_1   Gram sum, nothing kept            ^  recomputed from relu1_2       0
-      | conv2_2 pool2     choices                           |                                2
-    relu2_2 = input of the next block, kept               gradient                          32
-      ...
-      | conv4_2 relu4_2   content: kept whole               |  compared with the target     32 (+ 32)
-      | conv4_3 relu4_3   signs (1 bit)                     |                                1
+    pass 1, downwards                                     pass 2, upwards         kept of VGG-19, bytes per pixel
+
+    image                                                 its gradient                                         12
+      | normalise, conv1_1, relu1_1: Gram sum               ^  computed again from the image                    -
+      | conv1_2, pool1                                      |  scattered to what the pool took             4 (bits)
+    pool1, dropped after block 2                          its gradient         computed again, tile by tile     -
+      | relu1_2, conv2_1, relu2_1: Gram sum                 ^  computed again from pool1                        -
+      | conv2_2, pool2                                      |                                              2 (bits)
+    pool2                                                 its gradient                                         32
+      | relu2_2, conv3_1, relu3_1: Gram sum                 ^  computed again from pool2                        -
+      | conv3_2, relu3_2, conv3_3, relu3_3                  |  signs                                       4 (bits)
+      | conv3_4, pool3                                      |                                              1 (bits)
+    pool3                                                 its gradient                                         16
+      | relu3_4, conv4_1, relu4_1: Gram sum                 ^  computed again from pool3                        -
+      | conv4_2, relu4_2: content                           |  kept whole, and so is the target           32 + 32
+      | ...                                                 |
 
 Each block is cut into tiles. In pass 1 a tile of the block's output is computed from the part of its input that it
-reads (halo: that of this block alone, 2 to 4 positions); in pass 2 a tile of the input's gradient is computed from the
-part of the output's gradient that it feeds, and written once. A feature of a loss layer that several tiles compute is
-summed by the one that owns it.
+reads (halo: that of this block alone, a few positions); in pass 2 a tile of the input's gradient is computed from the
+part of the output's gradient that it feeds, and written once. Of the features of a loss layer, which neighbouring
+tiles both compute, each is summed by the one tile that owns it.
 
-    pass 1      .-- input read --.        pass 2      .-- output gradient read --.
-                |  .----------.  |                    |      .----------.        |
-                |  |  output  |  |                    |      |  input   |        |
-                |  |   tile   |  |                    |      | gradient |        |
-                |  '----------'  |                    |      |   tile   |        |
-                '----------------'                    '------'----------'--------'
+    pass 1   .--- input read ---.        pass 2   .- output's gradient read -.
+             |  .------------.  |                 |  .--------------------.  |
+             |  |   output   |  |                 |  |  input's gradient  |  |
+             |  |    tile    |  |                 |  |        tile        |  |
+             |  '------------'  |                 |  '--------------------'  |
+             '------------------'                 '--------------------------'
 
-max(relu(x)) = relu(max(x)), so a ReLU in front of a max pool is done behind it, on a quarter of the elements; its
-sign is that of the next block's input.
+max(relu(x)) = relu(max(x)), so that a ReLU in front of a max pool is done behind it, on fewer elements.
 """
 
 import itertools
@@ -44,7 +47,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.functional import relu
 
-from models.steps.allocator import return_freed_memory
+from models.steps.allocator import keep_small_blocks
 from models.steps.blocks import Block, Rectifier, blocks_of
 from models.steps.layout import lay_out_channels_last
 from models.steps.losses import full_precision, style_loss
@@ -54,8 +57,10 @@ from models.steps.precision import arithmetic, loss_scale
 from models.steps.rectangles import MaxPool
 from models.steps.spans import Box
 
-# 16 MiB of float32 per tile and layer, in any block: larger ones gain little, smaller ones compute more halo.
-CHOSEN_TILE_PX = 256
+# Sides of tiles: 4 MiB of float32 per tile and layer where the picture is small, 16 MiB where a few of these are little
+# against what is kept. Larger ones gain little; smaller ones compute more halo.
+_SMALL_TILE_PX, _LARGE_TILE_PX = 128, 256
+_LARGE_PICTURE_PIXELS = 2048**2
 # The first block's output is computed twice rather than kept if it has more numbers than this for each pixel: VGG's
 # has 16, the largest thing there would be, and costs a twentieth of an iteration.
 _KEPT_NUMBERS_PER_PIXEL = 12
@@ -74,11 +79,11 @@ class StreamedObjective:
     def __init__(self, task: StyleTask) -> None:
         self._network = network = task.network
         self._precision = task.precision
-        self._tile_px = task.tile_px or CHOSEN_TILE_PX
+        self._tile_px = task.tile_px or chosen_tile_px(*task.content.shape[2:])
         self._mean, self._std = (
             task.content.new_tensor(values).view(1, 3, 1, 1) for values in (network.mean, network.std)
         )
-        return_freed_memory()
+        keep_small_blocks()
         self._blocks = blocks_of(network, *task.content.shape[2:])
         self.progress: Callable[[int, int], None] | None = None
         self._tiles_done, self._tiles_of_iteration = 0, 1
@@ -293,6 +298,11 @@ class StreamedObjective:
         # A deque of one forgets each layer for the next.
         [(_, features, _)] = deque(_layer_by_layer(before, self._input(before, image, memory, boxes[0]), boxes), 1)
         return features
+
+
+def chosen_tile_px(height: int, width: int) -> int:
+    """The side of a tile for a picture of that size, where none was asked for."""
+    return _LARGE_TILE_PX if height * width >= _LARGE_PICTURE_PIXELS else _SMALL_TILE_PX
 
 
 def _layer_by_layer(block: Block, features: Tensor, boxes: list[Box]) -> Iterator[tuple[int, Tensor, Tensor | None]]:

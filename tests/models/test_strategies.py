@@ -147,7 +147,7 @@ def test_the_gradient_deviates_by_what_the_precision_rounds():
 def test_kept_memory_is_not_faulted_in_again():
     program = """
 import resource, torch
-from models.steps.allocator import keep_freed_memory, return_freed_memory
+from models.steps.allocator import keep_freed_memory, keep_small_blocks
 
 def faults():
     torch.ones(50_000_000, dtype=torch.uint8)
@@ -157,7 +157,7 @@ def faults():
 
 keep_freed_memory()
 kept = faults()
-return_freed_memory()
+keep_small_blocks()
 print(kept, faults())
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=SUITE, capture_output=True, text=True, check=True)
