@@ -12,4 +12,4 @@ STYLE_NETWORKS = {
 
 OPTIMIZERS = ("adam", "lbfgs")
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
-STRATEGIES = ("plain",)
+STRATEGIES = ("plain", "tiled")

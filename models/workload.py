@@ -31,6 +31,7 @@ class Workload:
         width, height: of the image, in pixels.
         content, style: paths of pictures; where empty, noise of the same size is used.
         weights: `random`, `imagenet` or a path.
+        tile_px: side of a tile, for strategies that work in tiles; 0 leaves it to the strategy.
     """
 
     step: str
@@ -46,6 +47,7 @@ class Workload:
     content: str = ""
     style: str = ""
     seed: int = 0
+    tile_px: int = 0
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:

@@ -21,12 +21,16 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class StyleTask:
-    """All that defines the loss. Images have shape (1, 3, height, width), in [0, 1]."""
+    """All that defines the loss. Images have shape (1, 3, height, width), in [0, 1].
+
+    `tile_px` is for strategies that work in tiles: the side of one, 0 for their own choice.
+    """
 
     network: StyleNetwork
     content: Tensor
     style: Tensor
     precision: str = "float32"
+    tile_px: int = 0
 
 
 class PlainObjective:

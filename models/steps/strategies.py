@@ -3,7 +3,9 @@
 from collections.abc import Callable
 
 from models.steps.objective import Objective, PlainObjective, StyleTask
+from models.steps.tiled import TiledObjective
 
 STRATEGIES: dict[str, Callable[[StyleTask], Objective]] = {
     "plain": PlainObjective,
+    "tiled": TiledObjective,
 }

@@ -84,7 +84,7 @@ def style_task(workload: Workload) -> StyleTask:
         else torch.rand(1, 3, workload.height, workload.width, device=device)
         for path in (workload.content, workload.style)
     )
-    return StyleTask(network, content, style, workload.precision)
+    return StyleTask(network, content, style, workload.precision, workload.tile_px)
 
 
 def first_image(task: StyleTask) -> Tensor:
