@@ -13,3 +13,5 @@ STYLE_NETWORKS = {
 OPTIMIZERS = ("adam", "lbfgs")
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 STRATEGIES = ("plain", "tiled")
+# Those that take the side of a tile.
+TILED_STRATEGIES = ("tiled",)

@@ -212,6 +212,11 @@ class Tile:
         return min(self.rows.depth, self.columns.depth)
 
     @property
+    def pixels(self) -> int:
+        """How many pixels of the image it needs."""
+        return self.rows.need[0].length * self.columns.need[0].length
+
+    @property
     def kind(self) -> tuple[object, ...]:
         """Tiles of one kind cost the same time and memory."""
         return self.rows.kind, self.columns.kind

@@ -4,7 +4,7 @@ A Gram matrix is a sum over positions, so tiles can add to it one after the othe
 sum before the first tile's backward pass can begin. Hence two passes over the same tiles:
 
   1. without gradients: each tile adds its part to the Gram sums and to the content loss;
-  2. with gradients: each tile is computed again, the gradient of the loss, which is known by now, is put in at the
+  2. with gradients: each tile but one is computed again, the gradient of the loss, known by now, is put in at the
      layers where a loss looks, and what arrives at the tile's pixels is added to the image's gradient.
 
 With features F (channels x positions), G = F F^T / M and E = |G - A|^2 / (2 C)^2 (Gatys et al. 2016, equations 3
@@ -23,6 +23,7 @@ never in what they own. Of every layer, for one tile:
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -70,17 +71,17 @@ class Statistics:
         self.squares = squares if self.squares is None else self.squares + squares
 
 
-@dataclass(frozen=True)
+@dataclass
 class Slopes:
-    """The gradient of the loss with respect to features, as what it is made from.
+    """The gradient of the loss with respect to features, as what it is made from; filled in when it is known.
 
     Attributes:
         style: the matrix D of dE/dF = D F for each style layer, shape (channels, channels).
         content: factor of the difference from the content target.
     """
 
-    style: dict[str, Tensor]
-    content: float
+    style: dict[str, Tensor] = field(default_factory=dict)
+    content: float = 0.0
 
 
 class TiledObjective:
@@ -108,11 +109,20 @@ class TiledObjective:
     def __call__(self, image: Tensor) -> Tensor:
         image.grad = None
         self._done = 0
+        others, last = self.tiles[:-1], self.tiles[-1:]
+        slopes = Slopes()
         scale = loss_scale(self._precision, image[0, 0].numel())
         with torch.no_grad(), arithmetic(self._precision, image.device.type):
-            loss, slopes = self.loss_and_slopes(self.statistics(image, self.tiles), scale)
+            found = self.statistics(image, others)
+            # The last tile of pass 1 keeps its graph and is the first of pass 2: one tile less to compute again.
+            kept = [(tile, *self._forward(image, tile, slopes, found)) for tile in self._told(walk(last))]
+            loss = self.settle(found, slopes, scale)
             gradient = torch.zeros_like(image)
-            self.add_gradient(image, self.tiles, slopes, gradient)
+            for tile, pixels, end in kept:
+                self._backward(tile, pixels, end, gradient)
+            kept.clear()
+            self._tell(len(last))
+            self.add_gradient(image, others, slopes, gradient)
         if scale != 1.0:
             gradient /= scale
         image.grad = gradient
@@ -123,56 +133,72 @@ class TiledObjective:
         found = Statistics()
 
         def visit(name: str, features: Tensor, place: Place) -> Tensor:
+            self._count(found, name, features, place)
+            return features
+
+        for tile in self._told(walk(tiles)):
+            self._chain.run(self._chain.pixels(image, tile), tile, visit)
+        return found
+
+    def settle(self, found: Statistics, slopes: Slopes, scale: float = 1.0) -> Tensor:
+        """From the sums over all tiles: the loss, shape (), and `scale` times its gradient into `slopes`."""
+        network = self._network
+        assert found.squares is not None, "some tile owns each position of the content layer"
+        # Half the mean of squares, as in `content_loss`.
+        content = network.content_weight / self._content_target.numel()
+        slopes.content = content * scale
+        loss = found.squares * (content / 2)
+        for name, weight in network.style_layers.items():
+            share = network.style_weight * weight
+            positions = math.prod(self._sizes[name])
+            gram, target = found.grams[name] / positions, self._gram_targets[name]
+            loss = loss + share * style_loss(gram, target)
+            slopes.style[name] = (gram - target) * (share * scale / (gram.shape[0] ** 2 * positions))
+        return loss
+
+    def add_gradient(self, image: Tensor, tiles: Sequence[Tile], slopes: Slopes, gradient: Tensor) -> None:
+        """Pass 2 over some of the tiles: add their part to `gradient`, which has the image's shape."""
+        for tile in self._told(walk(tiles)):
+            self._backward(tile, *self._forward(image, tile, slopes), gradient)
+
+    def _forward(
+        self, image: Tensor, tile: Tile, slopes: Slopes, found: Statistics | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """A tile's pixels and the end of its graph; the slopes are looked at on the way back only."""
+
+        def visit(name: str, features: Tensor, place: Place) -> Tensor:
+            if found is not None:
+                self._count(found, name, features.detach(), place)
+            through: Tensor = _KnownGradient.apply(features, place, partial(self._known, slopes, name, place))
+            return through
+
+        pixels = self._chain.pixels(image, tile).detach().requires_grad_(True)
+        with torch.enable_grad():
+            return pixels, self._chain.run(pixels, tile, visit)
+
+    def _backward(self, tile: Tile, pixels: Tensor, end: Tensor, gradient: Tensor) -> None:
+        # Nothing comes from behind the last layer: all gradient is put in where a loss looks.
+        end.backward(torch.zeros_like(end))
+        assert pixels.grad is not None
+        self._chain.pixels(gradient, tile).add_(pixels.grad)
+
+    def _count(self, found: Statistics, name: str, features: Tensor, place: Place) -> None:
+        # Losses in full precision whatever the convolutions run in.
+        with torch.autocast(features.device.type, enabled=False):
             owned = _owned(features, place)
             if name in self._network.style_layers:
                 found.add_gram(name, owned)
             if name == self._network.content_layer:
                 found.add_difference(owned - place.in_level(self._content_target))
-            return features
 
-        for tile in self._told(walk(tiles)):
-            self._chain.run(self._chain.pixels(image, tile), tile, _outside_autocast(image, visit))
-        return found
-
-    def loss_and_slopes(self, found: Statistics, scale: float = 1.0) -> tuple[Tensor, Slopes]:
-        """Loss, shape (), and `scale` times its gradient, from the sums over all tiles."""
-        network = self._network
-        assert found.squares is not None, "some tile owns each position of the content layer"
-        # Half the mean of squares, as in `content_loss`.
-        content = network.content_weight / self._content_target.numel()
-        loss = found.squares * (content / 2)
-        style = {}
-        for name, weight in network.style_layers.items():
-            share = network.style_weight * weight
-            positions = math.prod(self._sizes[name])
-            gram = found.grams[name] / positions
-            loss = loss + share * style_loss(gram, self._gram_targets[name])
-            style[name] = (gram - self._gram_targets[name]) * (share * scale / (gram.shape[0] ** 2 * positions))
-        return loss, Slopes(style, content * scale)
-
-    def add_gradient(self, image: Tensor, tiles: Sequence[Tile], slopes: Slopes, gradient: Tensor) -> None:
-        """Pass 2 over some of the tiles: add their part to `gradient`, which has the image's shape."""
-
-        def known(name: str, owned: Tensor, place: Place) -> Tensor:
-            parts = []
-            if name in slopes.style:
-                parts.append((slopes.style[name] @ owned[0].flatten(1)).view_as(owned))
-            if name == self._network.content_layer:
-                parts.append((owned - place.in_level(self._content_target)).mul_(slopes.content))
-            return parts[0] if len(parts) == 1 else parts[0] + parts[1]
-
-        def visit(name: str, features: Tensor, place: Place) -> Tensor:
-            through: Tensor = _KnownGradient.apply(features, place, lambda owned: known(name, owned, place))
-            return through
-
-        for tile in self._told(walk(tiles)):
-            pixels = self._chain.pixels(image, tile).detach().requires_grad_(True)
-            with torch.enable_grad():
-                end = self._chain.run(pixels, tile, visit)
-            # Nothing behind the last layer: all gradient comes in where a loss looks.
-            end.backward(torch.zeros_like(end))
-            assert pixels.grad is not None
-            self._chain.pixels(gradient, tile).add_(pixels.grad)
+    def _known(self, slopes: Slopes, name: str, place: Place, owned: Tensor) -> Tensor:
+        """Gradient of the loss with respect to the features that a tile owns, shape of these."""
+        parts = []
+        if name in slopes.style:
+            parts.append((slopes.style[name] @ owned[0].flatten(1)).view_as(owned))
+        if name == self._network.content_layer:
+            parts.append((owned - place.in_level(self._content_target)).mul_(slopes.content))
+        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
     def _content_features(self, content: Tensor) -> Tensor:
         """Features of the content picture, whole: shape (1, channels, height, width)."""
@@ -189,7 +215,7 @@ class TiledObjective:
             return features
 
         for tile in walk(chain.tiles(height, width, self.tile_px)):
-            chain.run(chain.pixels(content, tile), tile, _outside_autocast(content, visit))
+            chain.run(chain.pixels(content, tile), tile, visit)
         return whole[0]
 
     def _gram_matrices(self, style: Tensor) -> dict[str, Tensor]:
@@ -199,19 +225,23 @@ class TiledObjective:
         found = Statistics()
 
         def visit(name: str, features: Tensor, place: Place) -> Tensor:
-            found.add_gram(name, _owned(features, place))
+            with torch.autocast(features.device.type, enabled=False):
+                found.add_gram(name, _owned(features, place))
             return features
 
         for tile in walk(chain.tiles(height, width, self.tile_px)):
-            chain.run(chain.pixels(style, tile), tile, _outside_autocast(style, visit))
+            chain.run(chain.pixels(style, tile), tile, visit)
         sizes = chain.sizes(height, width)
         return {name: gram / math.prod(sizes[name]) for name, gram in found.grams.items()}
 
     def _told(self, tiles: Iterable[Tile]) -> Iterable[Tile]:
         for tile in tiles:
             yield tile
-            self._done += 1
-            self.progress(self._done, 2 * len(self.tiles))
+            self._tell(1)
+
+    def _tell(self, tiles: int) -> None:
+        self._done += tiles
+        self.progress(self._done, 2 * len(self.tiles))
 
 
 class _KnownGradient(torch.autograd.Function):
@@ -239,15 +269,3 @@ def _tell_nobody(done: int, every: int) -> None:
 
 def _owned(features: Tensor, place: Place) -> Tensor:
     return full_precision(place.in_piece(features))
-
-
-def _outside_autocast(
-    image: Tensor, visit: Callable[[str, Tensor, Place], Tensor]
-) -> Callable[[str, Tensor, Place], Tensor]:
-    """The visit with the losses in full precision, whatever the convolutions run in."""
-
-    def visit_in_full_precision(name: str, features: Tensor, place: Place) -> Tensor:
-        with torch.autocast(image.device.type, enabled=False):
-            return visit(name, features, place)
-
-    return visit_in_full_precision
