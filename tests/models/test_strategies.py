@@ -157,7 +157,7 @@ def faults():
 
 keep_freed_memory()
 kept = faults()
-keep_small_blocks()
+keep_small_blocks(2**20)
 print(kept, faults())
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=SUITE, capture_output=True, text=True, check=True)
