@@ -24,8 +24,8 @@ from fixtures.schema import Cell
     batch=(1, 8, 64),
     mode=("forward", "training"),
     without=("optimizer", "strategy"),
-    # Two cores take a minute for three iterations of the large networks.
-    unasked={"batch": (64,)},
+    # Two cores take minutes for a few iterations of these.
+    unasked=({"batch": 64}, {"model": "vgg16", "batch": 8, "mode": "training"}),
 )
 def test_classification(cell: Cell, measure: Measure) -> None:
     measure(cell)

@@ -34,7 +34,7 @@ def test_copy(cell: Cell, measure: Measure) -> None:
     precision=("float32", "tf32", "bfloat16", "float16"),
     without=("model", "resolution", "optimizer", "strategy"),
     # Two cores take seconds for each.
-    unasked={"size": ("8192square",)},
+    unasked=({"size": "8192square"},),
 )
 def test_product(cell: Cell, measure: Measure) -> None:
     measure(cell)
@@ -109,7 +109,7 @@ def test_elements_in_flight(cell: Cell, measure: Measure) -> None:
     fixed={"model": "images"},
     size=("1images", "4images", "16images", "64images", "256images", "1024images"),
     without=WITHOUT,
-    unasked={"size": ("64images", "256images", "1024images")},
+    unasked=({"size": "64images"}, {"size": "256images"}, {"size": "1024images"}),
 )
 def test_images_in_flight(cell: Cell, measure: Measure) -> None:
     measure(cell)

@@ -22,7 +22,7 @@ from fixtures.schema import Cell
     batch=(8, 64),
     fixed={"mode": "training"},
     without=("optimizer", "strategy"),
-    unasked={"batch": (64,)},
+    unasked=({"batch": 64},),
     parts=True,
 )
 def test_training_parts(cell: Cell, measure: Measure) -> None:

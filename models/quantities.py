@@ -10,7 +10,7 @@ from dataclasses import dataclass
 _COPIED_BYTES = 2 * 2**30
 _PRODUCT_FLOPS = 2 * 4096**3
 _TRANSFERRED_BYTES = 2**30
-_ELEMENTS = 2**27
+_ELEMENTS = 2**26
 _IMAGES = 64
 
 

@@ -1,0 +1,68 @@
+import pytest
+import torch
+from torchvision import models as torchvision_models
+
+from models import CLASSIFIERS, classifiers
+from models.classifiers import materialise, smallest_side, takes
+from models.nin import nin, nin_classifier
+from models.references import resolve
+from models.weights import random_state
+
+TORCHVISIONS = ("alexnet", "googlenet", "resnet50", "vgg16")
+
+
+@pytest.mark.parametrize("name", TORCHVISIONS)
+def test_the_network_timed_is_torchvisions_of_that_name(name):
+    ours = materialise(resolve(CLASSIFIERS[name])(), torch.device("cpu")).eval()
+    keywords = {"init_weights": False} if name in ("googlenet", "vgg16") else {}
+    with torch.device("meta"):
+        theirs = getattr(torchvision_models, name)(weights=None, **keywords).eval()
+    theirs.load_state_dict(ours.state_dict(), assign=True)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(ours(images), theirs(images))
+
+
+# Parameters in millions and multiply-adds in thousands of millions at 224 px, as torchvision's documentation states
+# them; NIN's from the Caffe model zoo (7.6 million), the textbook's counted by hand.
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("alexnet", 61.1), ("googlenet", 13.0), ("resnet50", 25.6), ("vgg16", 138.4), ("nin", 7.6), ("basic_cnn", 0.55)],
+)
+def test_a_classifier_has_the_parameters_that_the_literature_counts(name, millions):
+    network = resolve(CLASSIFIERS[name])()
+    assert sum(weight.numel() for weight in network.parameters()) / 1e6 == pytest.approx(millions, rel=0.01)
+
+
+def test_the_classifying_nin_continues_the_chain_of_the_generating_one():
+    whole, cut = nin_classifier(), nin().layers
+    assert [name for name, _ in whole.named_children() if name != "drop"][: len(cut)] == [
+        name for name, _ in cut.named_children()
+    ]
+    network = materialise(whole, torch.device("cpu")).eval()
+    images = torch.randn(1, 3, 96, 96)
+    with torch.inference_mode():
+        maps = torch.nn.Sequential(*list(network.children())[:-2])(images)
+        assert torch.allclose(network(images), maps.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_the_smallest_side_works_and_one_less_does_not(name):
+    network = resolve(CLASSIFIERS[name])()
+    for mode, batch in (("forward", 1), ("training", 1), ("training", 2)):
+        side = smallest_side(network, mode, batch)
+        assert takes(network, mode, batch, side, side)
+        assert side == 1 or not takes(network, mode, batch, side - 1, side - 1)
+
+
+def test_batch_normalisation_makes_a_single_small_image_too_small_to_train_on():
+    assert takes(classifiers.resnet50(), "forward", 1, 32, 32)
+    assert takes(classifiers.resnet50(), "training", 2, 32, 32)
+    assert not takes(classifiers.resnet50(), "training", 1, 32, 32)
+
+
+def test_random_weights_of_a_normalisation_begin_at_one():
+    state = random_state(torch.nn.BatchNorm2d(4), seed=0)
+    assert state["weight"].tolist() == state["running_var"].tolist() == [1.0] * 4
+    assert state["bias"].tolist() == state["running_mean"].tolist() == [0.0] * 4
+    assert state["num_batches_tracked"].dtype == torch.int64
