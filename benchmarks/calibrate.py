@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import models
 from fixtures.between_runs import CALIBRATION_KIND, LEAST_RUNS
@@ -25,13 +25,15 @@ from fixtures.error_rates import HEADER, Row, achieved_drop, resolved_by_files, 
 from fixtures.launchers import SUITE, launcher_here
 from fixtures.parsing import listed, one_of, resolution, seconds, share
 from fixtures.record import commit_facts
-from fixtures.record_files import IDENTITY, Identity
+from fixtures.record_files import identity_of
 from fixtures.running import CellEnded, Runner
 from fixtures.schema import Cell, strict_json, write_atomically
 from fixtures.tables import table
 from fixtures.trials import Bench, NotCalibrated, deviation_of_logs, products_for
 from fixtures.workers import CellFailed
 from models.errors import InputError
+
+T = TypeVar("T")
 
 _TIMEOUT_SECONDS = 600.0
 _QUESTION_SECONDS = 300.0
@@ -42,9 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     launcher = launcher_here()
     try:
+        settings = _settings(options)
         with launcher.worker() as worker:
-            machine = worker.call("survey", timeout_seconds=_QUESTION_SECONDS)
-        calibration = Calibration(_settings(options, machine), machine["machine"], options.output)
+            survey = worker.call("survey", timeout_seconds=_QUESTION_SECONDS)
+        _checked("device", one_of("device", survey["devices"]), settings["device"])
+        calibration = Calibration(settings, survey["machine"], options.output)
         pictures = {name: str(SUITE / "fixtures" / "pictures" / f"{name}.jpg") for name in ("content", "style")}
         inputs = {"weights": "random", **pictures}
         runner = Runner(launcher, models.STYLE_NETWORKS, inputs, _TIMEOUT_SECONDS, None, spare_core=True)
@@ -88,28 +92,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _settings(options: argparse.Namespace, survey: dict[str, Any]) -> dict[str, Any]:
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """What the calibration is of; a file of another one is not gone on with."""
-
-    def value(name: str, parse: Callable[[str], Any]) -> Any:
-        try:
-            return parse(getattr(options, name.replace("-", "_")))
-        except ValueError as error:
-            raise InputError(f"--{name}: {error}") from error
-
-    size = value("resolution", resolution)
-    options.minutes = value("minutes", seconds)
-    cell_seconds = value("cell-seconds", seconds)
+    size = _checked("resolution", resolution, options.resolution)
+    options.minutes = _checked("minutes", seconds, options.minutes)
+    cell_seconds = _checked("cell-seconds", seconds, options.cell_seconds)
+    run_seconds = options.run_seconds
     return {
-        "device": value("device", one_of("device", survey["devices"])),
-        "model": value("model", one_of("model", models.STYLE_NETWORKS)),
+        "device": options.device,
+        "model": _checked("model", one_of("model", models.STYLE_NETWORKS), options.model),
         "resolution": size.asked,
         "width": size.width,
         "height": size.height,
         "cell_seconds": cell_seconds,
-        "run_seconds": cell_seconds / 2 if options.run_seconds is None else value("run-seconds", seconds),
-        "drops": list(listed("--drops", [options.drops], share)),
+        "run_seconds": cell_seconds / 2 if run_seconds is None else _checked("run-seconds", seconds, run_seconds),
+        "drops": list(_checked("drops", lambda word: listed("--drops", [word], share), options.drops)),
     }
+
+
+def _checked(option: str, parse: Callable[[str], T], word: str) -> T:
+    try:
+        return parse(word)
+    except ValueError as error:
+        raise InputError(f"--{option}: {error}") from error
 
 
 class Calibration:
@@ -125,7 +130,7 @@ class Calibration:
         self._cell = Cell(
             "test_style_iteration", *(settings[key] for key in ("device", "model", "resolution", "width", "height"))
         )
-        self._identity: Identity = tuple(getattr(self._cell, key) for key in IDENTITY)
+        self._identity = identity_of(self._cell)
         self._content: dict[str, Any] = {
             "kind": CALIBRATION_KIND, "schema": 1, "machine": machine, "commit": commit_facts(SUITE),
             "settings": settings, "products_per_slowdown": None, "trials": [], "runs": [],

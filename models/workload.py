@@ -38,6 +38,7 @@ class Workload:
         model: reference of the factory of the network.
         device: as torch writes it, `cpu` or `cuda:0`.
         width, height: of the image, in pixels.
+        tile_px: side of the tiles of strategies that have any; 0 leaves it to them.
         content, style: paths of pictures; where empty, noise of the same size is used.
         weights: `random`, `imagenet` or a path.
         mode: what a classifier's iteration is, one of `models.MODES`; empty for steps that have no modes.
@@ -59,6 +60,7 @@ class Workload:
     content: str = ""
     style: str = ""
     seed: int = 0
+    tile_px: int = 0
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:

@@ -9,7 +9,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FORBIDDEN = {"models": {"fixtures", "benchmarks", "pytest"}, "fixtures": {"benchmarks"}, "benchmarks": set()}
 # Run in workers only; nothing that pytest's own process imports at its start may bring torch.
-WORKER_SIDE = {"fixtures/devices.py", "fixtures/prediction.py", "fixtures/traffic.py", "fixtures/workbench.py"}
+WORKER_SIDE = {
+    "fixtures/burden.py",
+    "fixtures/devices.py",
+    "fixtures/prediction.py",
+    "fixtures/traffic.py",
+    "fixtures/workbench.py",
+}
 
 
 def imported(path: Path, top_level_only: bool = False) -> Iterator[str]:

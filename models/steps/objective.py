@@ -21,12 +21,17 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class StyleTask:
-    """All that defines the loss. Images have shape (1, 3, height, width), in [0, 1]."""
+    """All that defines the loss, and the price. Images have shape (1, 3, height, width), in [0, 1].
+
+    Attributes:
+        tile_px: side of the tiles of strategies that have any; 0 leaves it to them.
+    """
 
     network: StyleNetwork
     content: Tensor
     style: Tensor
     precision: str = "float32"
+    tile_px: int = 0
 
 
 class PlainObjective:
@@ -56,20 +61,32 @@ class PlainObjective:
 
     def loss(self, image: Tensor) -> Tensor:
         """Loss at `image` with its autograd graph, shape (); the caller chooses the arithmetic."""
-        network = self._network
         features = self._features(image)
-        # Losses in full precision whatever the convolutions run in.
-        with torch.autocast(image.device.type, enabled=False):
-            loss = network.content_weight * content_loss(
-                full_precision(features[network.content_layer]), self._content_target
-            )
-            for name, weight in network.style_layers.items():
-                gram = gram_matrix(full_precision(features[name]))
-                loss = loss + network.style_weight * weight * style_loss(gram, self._gram_targets[name])
+        terms = [self._loss_at(name, features[name]) for name in features]
+        return torch.stack(terms).sum()
+
+    def _loss_at(self, name: str, features: Tensor) -> Tensor:
+        """What the losses that look at layer `name` make of its features, shape ()."""
+        network = self._network
+        # In full precision whatever the convolutions run in.
+        with torch.autocast(features.device.type, enabled=False):
+            exact = full_precision(features)
+            loss = exact.new_zeros(())
+            if name == network.content_layer:
+                loss = loss + network.content_weight * content_loss(exact, self._content_target)
+            if name in network.style_layers:
+                weight = network.style_weight * network.style_layers[name]
+                loss = loss + weight * style_loss(self._gram(exact), self._gram_targets[name])
         return loss
 
+    def _gram(self, features: Tensor) -> Tensor:
+        return gram_matrix(features)
+
+    def _normalised(self, image: Tensor) -> Tensor:
+        return (image - self._mean) / self._std
+
     def _features(self, image: Tensor) -> dict[str, Tensor]:
-        taps, features = {}, (image - self._mean) / self._std
+        taps, features = {}, self._normalised(image)
         for name, layer in self._network.layers.named_children():
             features = layer(features)
             if name in self._network.taps:

@@ -1,5 +1,7 @@
 """Neural style generation (Gatys et al. 2016): the iteration, and its parts alone."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -25,8 +27,18 @@ class StyleIteration:
     def __call__(self) -> None:
         self._loss = self._optimizer.step(self._evaluate)  # type: ignore[arg-type, assignment]
 
+    def watch(self, progress: Callable[[int, int], None]) -> None:
+        """Let `progress(done, every)` be told of the parts of an iteration, where the strategy has parts."""
+        if hasattr(self._objective, "progress"):
+            self._objective.progress = progress
+
     def _evaluate(self) -> Tensor:
         return self._objective(self.image)
+
+    @property
+    def compile_seconds(self) -> float | None:
+        """What the first call spent on compiling; None where nothing is compiled."""
+        return getattr(self._objective, "compile_seconds", None)
 
     def loss(self) -> float | None:
         return None if self._loss is None else float(self._loss)
@@ -84,7 +96,7 @@ def style_task(workload: Workload) -> StyleTask:
         else torch.rand(1, 3, workload.height, workload.width, device=device)
         for path in (workload.content, workload.style)
     )
-    return StyleTask(network, content, style, workload.precision)
+    return StyleTask(network, content, style, workload.precision, workload.tile_px)
 
 
 def first_image(task: StyleTask) -> Tensor:

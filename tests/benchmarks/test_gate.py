@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gate
+from fixtures.record_files import identity_of
+from fixtures.schema import Cell
 
 ROOT = Path(__file__).parents[2]
 MACHINE = {"torch": "2.15.0", "threads": 1, "devices": [{"name": "cpu", "model": "A CPU"}]}
@@ -83,6 +85,14 @@ def test_a_cell_that_no_base_has_is_new_and_passes(files, capsys):
     assert "1 unchanged, 1 new" in capsys.readouterr().out
 
 
+def test_cells_that_differ_in_any_axis_are_cells_of_their_own(files, capsys):
+    before = [cell(mode="forward"), cell(mode="training"), cell(batch=8)]
+    assert files(before, [cell(mode="forward"), cell(mode="training", median=0.02), cell(batch=8)]) == 1
+    out = capsys.readouterr().out
+    assert "test_style_iteration[cpu-nin-64px-batch1-training]  regressed" in out
+    assert "1 regressed" in out
+
+
 def test_growth_of_memory_beyond_the_limit_is_a_regression(files):
     grown = [cell(peak_memory_bytes=int(2**28 * 1.3))]
     assert files([cell()], grown) == 1
@@ -107,7 +117,7 @@ def test_a_quiet_history_leaves_the_threshold_as_it_was_asked(files, capsys):
 
 
 def calibration(tmp_path, devices=MACHINE["devices"], resolution="64"):
-    identity = ["test_style_iteration", "cpu", "nin", resolution, "adam", "float32", "plain", 1]
+    identity = identity_of(Cell("test_style_iteration", "cpu", "nin", resolution, 0, 0))
     content = {"kind": "goghmark calibration", "schema": 1, "machine": MACHINE | {"devices": devices}}
     content["between_runs"] = [{"identity": identity, "log_deviation": 0.05, "runs": 20}]
     path = tmp_path / "calibration.json"

@@ -1,0 +1,95 @@
+"""A calibration of a small cell for some seconds: what it stores, and how it goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import calibrate
+from fixtures.between_runs import read_calibration
+
+ROOT = Path(__file__).parents[2]
+QUICK = ["--resolution=64", "--cell-seconds=1", "--drops=40%"]
+
+
+def command(output, *options):
+    return [sys.executable, "-m", "benchmarks.calibrate", *QUICK, f"--output={output}", *options]
+
+
+@pytest.fixture
+def environment():
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def test_a_calibration_is_stored_can_be_gone_on_with_and_is_read_by_the_gate(tmp_path, environment):
+    output = tmp_path / "calibration.json"
+
+    def run(minutes):
+        words = command(output, f"--minutes={minutes}")
+        return subprocess.run(
+            words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=240
+        )
+
+    first = run(0.2)
+    assert first.returncode == 0, first.stderr
+    assert "side by side" in first.stdout
+    assert "min left" in first.stdout
+    found = json.loads(output.read_text())
+    second = run(0.1)
+    assert second.returncode == 0, second.stderr
+    assert "measuring how much" not in second.stdout
+    more = json.loads(output.read_text())
+    assert more["products_per_slowdown"] == found["products_per_slowdown"]
+    for kind in ("trials", "runs"):
+        assert more[kind][: len(found[kind])] == found[kind]
+    assert len(more["trials"]) + len(more["runs"]) > len(found["trials"]) + len(found["runs"])
+    if sum(run["drop"] == 0 for run in more["runs"]) >= 3:
+        cells, unused = read_calibration(output, more["machine"])
+        assert cells[0].identity[:4] == ("test_style_iteration", "cpu", "nin", "64")
+        assert unused is None
+
+
+def test_ctrl_c_stores_what_was_measured_and_says_how_to_go_on(tmp_path, environment):
+    output = tmp_path / "calibration.json"
+    process = subprocess.Popen(
+        command(output, "--minutes=5"), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and not (output.exists() and json.loads(output.read_text())["trials"]):
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    said, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert b"the same command goes on from here" in said
+    assert b"Traceback" not in errors
+    assert json.loads(output.read_text())["trials"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--model=vgg91"], "--model: no model named 'vgg91'"),
+        (["--device=cuda:9"], "--device: no device named 'cuda:9'; there are: cpu"),
+        (["--minutes=0"], "--minutes: '0' is no time"),
+        (["--drops=5"], "'5' is no share"),
+        (["--resolution=big"], "--resolution: 'big' is no resolution"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_told_in_one_sentence(capsys, options, said):
+    assert calibrate.main(options) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_a_file_of_something_else_is_neither_used_nor_overwritten(tmp_path, capsys):
+    output = tmp_path / "other.json"
+    output.write_text('{"some": "thing"}')
+    assert calibrate.main([*QUICK, f"--output={output}"]) == 2
+    assert "is no calibration" in capsys.readouterr().err
+    assert output.read_text() == '{"some": "thing"}'
