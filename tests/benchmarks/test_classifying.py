@@ -84,7 +84,7 @@ def test_what_cannot_be_meant_is_one_sentence_before_anything_runs(suite, asked,
 
 
 def test_a_batch_that_does_not_fit_is_a_result(suite):
-    done = run(suite, 
+    done = run(suite,
         "--benchmark-only", "-k", "test_classification", "--model=basic_cnn", "--batch=1,400", "--mode=training",
         "--memory-limit=300MiB", "--resolution=96",
     )  # fmt: skip
@@ -97,7 +97,7 @@ def test_a_batch_that_does_not_fit_is_a_result(suite):
 
 
 def test_the_largest_batch_fits_and_one_step_more_does_not(suite):
-    done = run(suite, 
+    done = run(suite,
         "--benchmark-only", "-k", "largest_batch", "--model=basic_cnn", "--resolution=96", "--mode=training",
         "--memory-limit=300MiB",
     )  # fmt: skip
@@ -119,7 +119,7 @@ def test_parts_of_training_are_timed_apart(suite):
 
 
 def test_limits_run_first_and_cells_are_held_against_them(suite):
-    done = run(suite, 
+    done = run(suite,
         "--benchmark-only", *SMALL, "--mode=forward", "--precision=float32",
         "-k", "test_classification or test_copy and 1MiB or test_product and 1024square",
     )  # fmt: skip
