@@ -9,7 +9,8 @@ bench: .venv/installed
 	$(BIN)/pytest --benchmark-only $(ARGS)
 
 test: .venv/installed lint
-	$(BIN)/pytest tests $(ARGS)
+	# One thread each: on a busy core, threads that wait for each other take many times as long.
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .
