@@ -25,4 +25,7 @@ MODES = ("forward", "training")
 
 OPTIMIZERS = ("adam", "lbfgs")
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
-STRATEGIES = ("plain", "channels_last", "checkpointed", "compiled", "streamed", "fastest")
+STRATEGIES = ("plain", "channels_last", "checkpointed", "compiled", "tiled", "streamed", "fastest")
+# Those that take the side of a tile, and those of them whose memory is for the tile to choose.
+TILED_STRATEGIES = ("tiled", "streamed")
+SIZED_TO_BUDGET = ("tiled",)

@@ -53,7 +53,6 @@ class Workload:
     optimizer: str = "adam"
     precision: str = "float32"
     strategy: str = "plain"
-    tile_px: int = 0
     batch: int = 1
     mode: str = ""
     size: int = 0
@@ -61,6 +60,7 @@ class Workload:
     content: str = ""
     style: str = ""
     seed: int = 0
+    tile_px: int = 0
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:

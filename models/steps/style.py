@@ -1,5 +1,7 @@
 """Neural style generation (Gatys et al. 2016): the iteration, and its parts alone."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,11 @@ class StyleIteration:
 
     def __call__(self) -> None:
         self._loss = self._optimizer.step(self._evaluate)  # type: ignore[arg-type, assignment]
+
+    def watch(self, progress: Callable[[int, int], None]) -> None:
+        """Let `progress(done, every)` be told of the parts of an iteration, where the strategy has parts."""
+        if hasattr(self._objective, "progress"):
+            self._objective.progress = progress
 
     def _evaluate(self) -> Tensor:
         return self._objective(self.image)

@@ -8,12 +8,16 @@ import pytest
 SMALL = ("--model=basic_cnn", "--resolution=32", "--batch=2")
 
 
+def run(suite, *arguments):
+    return suite.run("benchmarks", *arguments)  # the default run generates images only
+
+
 def ids(done):
     return [line.split("::")[1] for line in done.stdout.splitlines() if "::" in line]
 
 
 def test_classifiers_run_in_both_modes_and_say_what_their_rate_means(suite):
-    done = suite.run("--benchmark-only", "-k", "test_classification", *SMALL, "--dataset-images=15000", "--epochs=2")
+    done = run(suite, "--benchmark-only", "-k", "test_classification", *SMALL, "--dataset-images=15000", "--epochs=2")
     assert done.returncode == 0, done.stdout + done.stderr
     forward, training = suite.recorded()["cells"]
     assert (forward["mode"], training["mode"]) == ("forward", "training")
@@ -31,7 +35,7 @@ def test_classifiers_run_in_both_modes_and_say_what_their_rate_means(suite):
 
 
 def test_ids_of_classifiers_tell_batch_and_mode(suite):
-    done = suite.run("--collect-only", "-q", "-k", "test_classification", "--model=nin,basic_cnn", "--batch=1,16")
+    done = run(suite, "--collect-only", "-q", "-k", "test_classification", "--model=nin,basic_cnn", "--batch=1,16")
     assert ids(done) == [
         f"test_classification[cpu-{model}-224px-batch{batch}-{mode}]"
         for model in ("nin", "basic_cnn")
@@ -41,7 +45,7 @@ def test_ids_of_classifiers_tell_batch_and_mode(suite):
 
 
 def test_a_model_of_other_benchmarks_gives_no_cell_and_no_error(suite):
-    done = suite.run("--collect-only", "-q", "--benchmark-only", "--model=resnet50,vgg19", "--batch=1")
+    done = run(suite, "--collect-only", "-q", "--benchmark-only", "--model=resnet50,vgg19", "--batch=1")
     assert done.returncode == 0, done.stdout + done.stderr
     of_networks = {name for name in ids(done) if "resnet50" in name or "vgg19" in name}
     classifying = {name for name in of_networks if name.startswith(("test_classification", "test_training_parts"))}
@@ -51,7 +55,7 @@ def test_a_model_of_other_benchmarks_gives_no_cell_and_no_error(suite):
 
 def test_a_cpu_is_spared_large_batches_unless_they_are_asked_for(suite):
     counts = [
-        suite.run("--collect-only", "-q", "-k", "test_classification", "--model=nin", *asked).stdout.count("batch64")
+        run(suite, "--collect-only", "-q", "-k", "test_classification", "--model=nin", *asked).stdout.count("batch64")
         for asked in ((), ("--batch=64",))
     ]
     assert counts == [0, 2]
@@ -72,7 +76,7 @@ def test_a_cpu_is_spared_large_batches_unless_they_are_asked_for(suite):
     ids=("batch", "mode", "lacking_mode", "model", "resolution", "normalisation", "images", "epochs"),
 )
 def test_what_cannot_be_meant_is_one_sentence_before_anything_runs(suite, asked, said):
-    done = suite.run("--benchmark-only", *asked)
+    done = run(suite, "--benchmark-only", *asked)
     assert done.returncode == 4
     (line,) = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("ERROR")]
     assert said in line
@@ -80,7 +84,7 @@ def test_what_cannot_be_meant_is_one_sentence_before_anything_runs(suite, asked,
 
 
 def test_a_batch_that_does_not_fit_is_a_result(suite):
-    done = suite.run(
+    done = run(suite,
         "--benchmark-only", "-k", "test_classification", "--model=basic_cnn", "--batch=1,400", "--mode=training",
         "--memory-limit=300MiB", "--resolution=96",
     )  # fmt: skip
@@ -93,7 +97,7 @@ def test_a_batch_that_does_not_fit_is_a_result(suite):
 
 
 def test_the_largest_batch_fits_and_one_step_more_does_not(suite):
-    done = suite.run(
+    done = run(suite,
         "--benchmark-only", "-k", "largest_batch", "--model=basic_cnn", "--resolution=96", "--mode=training",
         "--memory-limit=300MiB",
     )  # fmt: skip
@@ -106,16 +110,16 @@ def test_the_largest_batch_fits_and_one_step_more_does_not(suite):
 
 
 def test_parts_of_training_are_timed_apart(suite):
-    done = suite.run("--benchmark-only", "-k", "test_training_parts", *SMALL)
+    done = run(suite, "--benchmark-only", "-k", "test_training_parts", *SMALL)
     assert done.returncode == 0, done.stdout + done.stderr
     (cell,) = suite.recorded()["cells"]
     assert list(cell["parts_seconds"]) == ["whole", "forward", "backward", "optimizer"]
     assert "sum of the parts" in done.stdout
-    assert suite.run("--collect-only", "-q", "-k", "test_training_parts", "--mode=forward").returncode == 5
+    assert run(suite, "--collect-only", "-q", "-k", "test_training_parts", "--mode=forward").returncode == 5
 
 
 def test_limits_run_first_and_cells_are_held_against_them(suite):
-    done = suite.run(
+    done = run(suite,
         "--benchmark-only", *SMALL, "--mode=forward", "--precision=float32",
         "-k", "test_classification or test_copy and 1MiB or test_product and 1024square",
     )  # fmt: skip
@@ -136,19 +140,20 @@ def test_limits_run_first_and_cells_are_held_against_them(suite):
 
 def test_limits_of_an_earlier_run_are_told_with_their_date(suite):
     limits = ("--benchmark-only", "-k", "test_copy and 1MiB or test_product and 1024square and float32")
-    assert suite.run(*limits).returncode == 0
-    done = suite.run("--benchmark-only", "-k", "test_classification", *SMALL, "--mode=forward")
+    assert run(suite, *limits).returncode == 0
+    done = run(suite, "--benchmark-only", "-k", "test_classification", *SMALL, "--mode=forward")
     (cell,) = suite.recorded()["cells"]
     assert cell["ceiling_measured"].count("-") == 2
     assert f"limits measured: cpu: {cell['ceiling_measured']}" in done.stdout
 
 
 def test_transfers_are_for_accelerators_only(suite):
-    assert not ids(suite.run("--collect-only", "-q", "-k", "upload or download", "--device=cpu"))
+    done = run(suite, "--collect-only", "-q", "-k", "upload or download or launch", "--device=cpu")
+    assert ids(done) == ["test_launch[cpu-1calls]", "test_launch[cpu-1000calls]"]
 
 
 def test_input_is_measured_and_names_the_bottleneck(suite):
-    done = suite.run("--benchmark-only", "-k", "test_input or test_classification", *SMALL, "--mode=forward")
+    done = run(suite, "--benchmark-only", "-k", "test_input or test_classification", *SMALL, "--mode=forward")
     assert done.returncode == 0, done.stdout + done.stderr
     inputs = [cell for cell in suite.recorded()["cells"] if cell["benchmark"] == "test_input"]
     assert inputs[0]["size"] == "1workers"

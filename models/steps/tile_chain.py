@@ -1,0 +1,132 @@
+"""A network run on single tiles of an image, each layer exactly as it is on the whole."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from models.errors import InputError
+from models.network import StyleNetwork
+from models.steps import geometry
+from models.steps.geometry import Owned, Tile
+from models.steps.layers import Layer, layers_of, pad
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a tile owns of a level, and where that is in the piece of the level that the tile has computed."""
+
+    owned: Owned
+    top: int
+    left: int
+
+    def in_piece(self, piece: Tensor) -> Tensor:
+        """A view of what is owned, out of the tile's piece."""
+        rows, columns = self.owned
+        return piece[:, :, self.top : self.top + rows.length, self.left : self.left + columns.length]
+
+    def in_level(self, level: Tensor) -> Tensor:
+        """A view of what is owned, out of the whole level."""
+        rows, columns = self.owned
+        return level[:, :, rows.start : rows.stop, columns.start : columns.stop]
+
+
+# What is done at a layer where a loss looks, with its name and features; what it returns goes on to the next layer.
+Visit = Callable[[str, Tensor, Place], Tensor]
+
+
+class TileChain:
+    """The layers of a network up to the last at which a loss looks.
+
+    Args:
+        taps: names of the layers where a loss looks.
+        strategy: what error messages call the one who asks.
+
+    Raises:
+        InputError: a layer that cannot be tiled.
+    """
+
+    def __init__(self, network: StyleNetwork, taps: Iterable[str], strategy: str = "tiled") -> None:
+        names = [name for name, _ in network.layers.named_children()]
+        self.taps = {names.index(name) + 1: name for name in taps}
+        self._layers = layers_of(network, max(self.taps), strategy)
+        self._laid_at = _laid_at(self._layers)
+        self._rows = [layer.rows for layer in self._layers]
+        self._columns = [layer.columns for layer in self._layers]
+        self._mean, self._std = network.mean, network.std
+
+    def smallest_side(self) -> int:
+        """Side in pixels of the smallest tile."""
+        return max(geometry.alignment(self._rows), geometry.alignment(self._columns))
+
+    def halo_px(self) -> int:
+        """The widest margin around what a tile owns that it needs of the image."""
+        return max(*geometry.halo(self._rows, self.taps), *geometry.halo(self._columns, self.taps))
+
+    def sizes(self, height: int, width: int) -> dict[str, tuple[int, int]]:
+        """Height and width of each layer where a loss looks, for an image of this size."""
+        rows, columns = geometry.sizes(self._rows, height), geometry.sizes(self._columns, width)
+        return {name: (rows[level], columns[level]) for level, name in self.taps.items()}
+
+    def tiles(self, height: int, width: int, side_px: int) -> tuple[Tile, ...]:
+        """The image cut into tiles of at most `side_px`.
+
+        Raises:
+            InputError: the side is smaller than `smallest_side`.
+        """
+        least = self.smallest_side()
+        if side_px < least:
+            raise InputError(
+                f"a tile of {side_px} px is too small; the smallest that this model allows is --tile={least}"
+            )
+        return geometry.tiles(
+            geometry.strips(self._rows, height, side_px, self.taps),
+            geometry.strips(self._columns, width, side_px, self.taps),
+            self.taps,
+        )
+
+    def pixels(self, image: Tensor, tile: Tile) -> Tensor:
+        """A view of the pixels that a tile needs, halo included."""
+        rows, columns = tile.rows.need[0], tile.columns.need[0]
+        return image[:, :, rows.start : rows.stop, columns.start : columns.stop]
+
+    def run(self, pixels: Tensor, tile: Tile, visit: Visit) -> Tensor:
+        """Run the layers on a tile's pixels; returns the last level's piece.
+
+        A layer's padding is laid on before the ReLUs that it follows, which leave zeros alone: autograd then keeps
+        one tensor for the output of the ReLU and the input of the convolution, not one with padding and one without.
+        """
+        mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (self._mean, self._std))
+        piece = (pixels - mean) / std
+        top, left = tile.rows.need[0].start, tile.columns.need[0].start
+        for level in range(tile.depth + 1):
+            owned = tile.owned(level)
+            if level in self.taps and owned is not None:
+                place = Place(owned, owned.rows.start - top, owned.columns.start - left)
+                piece = visit(self.taps[level], piece, place)
+            if level == tile.depth:
+                break
+            if level in self._laid_at:
+                follower = self._laid_at[level]
+                (above, below), (before, behind) = tile.rows.padding[follower], tile.columns.padding[follower]
+                piece = pad(piece, (before, behind, above, below), self._layers[follower].padding_value)
+                top, left = top - above, left - before
+            layer = self._layers[level]
+            if not layer.pointwise:
+                rows, columns = tile.rows.reads[level], tile.columns.reads[level]
+                piece = piece[:, :, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+                top, left = tile.rows.need[level + 1].start, tile.columns.need[level + 1].start
+            piece = layer.run(piece, (*tile.columns.padding[level], *tile.rows.padding[level]))
+        return piece
+
+
+def _laid_at(layers: Sequence[Layer]) -> dict[int, int]:
+    """For each level at which padding is laid on, the layer (counted from 0) that it is meant for."""
+    laid = {}
+    for place, layer in enumerate(layers):
+        level = place
+        while layer.padding_value == 0.0 and level > 0 and layers[level - 1].pointwise:
+            level -= 1
+        if not layer.pointwise:
+            laid[level] = place
+    return laid
