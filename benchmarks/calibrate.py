@@ -42,18 +42,21 @@ _QUESTION_SECONDS = 300.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code: 0, 2 where nothing can be calibrated, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
-    launcher = launcher_here()
+    launchers = launcher_here(), launcher_here()
     try:
         settings = _settings(options)
-        with launcher.worker() as worker:
+        with launchers[0].worker() as worker:
             survey = worker.call("survey", timeout_seconds=_QUESTION_SECONDS)
         _checked("device", one_of("device", survey["devices"]), settings["device"])
         calibration = Calibration(settings, survey["machine"], options.output)
         pictures = {name: str(SUITE / "fixtures" / "pictures" / f"{name}.jpg") for name in ("content", "style")}
         inputs = {"weights": "random", **pictures}
-        runner = Runner(launcher, models.STYLE_NETWORKS, inputs, _TIMEOUT_SECONDS, None, steady=True)
+        baseline, candidate = (
+            Runner(launcher, models.STYLE_NETWORKS, inputs, _TIMEOUT_SECONDS, None, steady=True)
+            for launcher in launchers
+        )
         try:
-            calibration.go_on(runner, 60 * options.minutes)
+            calibration.go_on(baseline, candidate, 60 * options.minutes)
         except KeyboardInterrupt:
             print("\ninterrupted; the same command goes on from here", flush=True)
             print("\n".join(calibration.report()))
@@ -63,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:
-        launcher.close()
+        for launcher in launchers:
+            launcher.close()
     return 0
 
 
@@ -139,11 +143,11 @@ class Calibration:
         if path.exists():
             self._content = _resumed(path, self._content)
 
-    def go_on(self, runner: Runner, time_seconds: float) -> None:
+    def go_on(self, baseline: Runner, candidate: Runner, time_seconds: float) -> None:
         """Make trials until the time is used; the kinds in turn, in a new random order each time round."""
         end = time.monotonic() + time_seconds
         settings, chance = self._settings, random.Random()  # noqa: S311 - a coin, no secret
-        bench = Bench(runner, self._cell, settings["cell_seconds"], settings["run_seconds"], chance)
+        bench = Bench(baseline, candidate, self._cell, settings["cell_seconds"], settings["run_seconds"], chance)
         if self._content["products_per_slowdown"] is None:
             print("measuring how much extra work makes a slowdown ...", flush=True)
             self._content["products_per_slowdown"] = bench.products_per_slowdown()
@@ -151,7 +155,7 @@ class Calibration:
         done = 0
         while True:
             for kind, drop, max_drop in chance.sample(self._kinds(), k=len(self._kinds())):
-                if time.monotonic() >= end:
+                if done and time.monotonic() >= end:  # a call makes one trial at least
                     return
                 products = products_for(drop, self._content["products_per_slowdown"])
                 if kind == "trials":
