@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         calibration = Calibration(settings, survey["machine"], options.output)
         pictures = {name: str(SUITE / "fixtures" / "pictures" / f"{name}.jpg") for name in ("content", "style")}
         inputs = {"weights": "random", **pictures}
-        runner = Runner(launcher, models.STYLE_NETWORKS, inputs, _TIMEOUT_SECONDS, None, spare_core=True)
+        runner = Runner(launcher, models.STYLE_NETWORKS, inputs, _TIMEOUT_SECONDS, None, steady=True)
         try:
             calibration.go_on(runner, 60 * options.minutes)
         except KeyboardInterrupt:

@@ -22,6 +22,7 @@ from models.errors import InputError
 from models.network import StyleNetwork, smallest_side
 from models.references import resolve
 from models.steps.strategies import smallest_tile
+from models.steps.tile_chain import TileChain
 from models.workload import Workload
 
 T = TypeVar("T")
@@ -73,7 +74,9 @@ def plan(
                 verdict += f"; {readable_size(memory_bytes)}: {'yes' if peak <= usable(memory_bytes) else 'no'}"
             rows.append((strategy, precision, str(side or "-"), readable_size(peak), verdict))
     head = f"{model} at {resolution.width}x{resolution.height} px with {optimizer}: predicted peak memory"
-    return [head, *("  " + line for line in table(rows))]
+    network = _network(reference)
+    halo = f"a tile needs up to {TileChain(network, network.taps).halo_px()} px of the image around it"
+    return [head, *("  " + line for line in table(rows)), halo]
 
 
 def usable(card_bytes: int) -> int:

@@ -16,16 +16,14 @@ def keep_freed_memory() -> None:
     _set((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _NEVER))
 
 
-def keep_small_blocks() -> None:
-    """Keep blocks of up to 32 MiB, as tiles are, and give larger ones back at once.
+def keep_small_blocks(up_to_bytes: int) -> None:
+    """Keep blocks of up to that size, at most 32 MiB, in the heap, and give larger ones back at once.
 
-    To give back tiles, too, saved a quarter of the memory of a small picture, and cost a third of the time.
+    For work in tiles: to give them back, too, saved little memory and cost a third of the time; to keep the maps that
+    they are put together to in the same heap leaves holes in it.
     """
-    _set(
-        (_M_MMAP_MAX, _MANY),
-        (_M_MMAP_THRESHOLD, _LARGEST_IN_HEAP_BYTES),
-        (_M_TRIM_THRESHOLD, 2 * _LARGEST_IN_HEAP_BYTES),
-    )
+    limit = min(up_to_bytes, _LARGEST_IN_HEAP_BYTES)
+    _set((_M_MMAP_MAX, _MANY), (_M_MMAP_THRESHOLD, limit), (_M_TRIM_THRESHOLD, 2 * limit))
 
 
 def _set(*values: tuple[int, int]) -> None:

@@ -33,14 +33,14 @@ class Layer:
     pointwise: bool = False
 
 
-def layers_of(network: StyleNetwork, strategy: str) -> tuple[Layer, ...]:
-    """The network's layers in order.
+def layers_of(network: StyleNetwork, count: int, strategy: str) -> tuple[Layer, ...]:
+    """The network's first `count` layers.
 
     Raises:
         InputError: one of them needs the whole image at once, or is of a kind that is not known.
     """
     layers = []
-    for name, module in network.layers.named_children():
+    for name, module in list(network.layers.named_children())[:count]:
         try:
             layers.append(_layer(module))
         except InputError as error:

@@ -83,7 +83,8 @@ class StreamedObjective:
         self._mean, self._std = (
             task.content.new_tensor(values).view(1, 3, 1, 1) for values in (network.mean, network.std)
         )
-        keep_small_blocks()
+        # With its halo, a tile of a layer is not twice as large as without.
+        keep_small_blocks(2 * 64 * self._tile_px**2 * task.content.element_size())
         self._blocks = blocks_of(network, *task.content.shape[2:])
         self.progress: Callable[[int, int], None] | None = None
         self._tiles_done, self._tiles_of_iteration = 0, 1

@@ -49,7 +49,7 @@ class TileChain:
     def __init__(self, network: StyleNetwork, taps: Iterable[str], strategy: str = "tiled") -> None:
         names = [name for name, _ in network.layers.named_children()]
         self.taps = {names.index(name) + 1: name for name in taps}
-        self._layers = layers_of(network, strategy)[: max(self.taps)]
+        self._layers = layers_of(network, max(self.taps), strategy)
         self._laid_at = _laid_at(self._layers)
         self._rows = [layer.rows for layer in self._layers]
         self._columns = [layer.columns for layer in self._layers]
