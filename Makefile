@@ -9,8 +9,9 @@ bench: .venv/installed
 	$(BIN)/pytest --benchmark-only $(ARGS)
 
 test: .venv/installed lint
-	# One thread each: on a busy core, threads that wait for each other take many times as long.
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests $(ARGS)
+	# One thread each: on a busy core, threads that wait for each other take many times as long. By files: the tests
+	# of one file may look at the same counters of the machine.
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests --numprocesses=2 --dist=loadfile $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

@@ -155,7 +155,10 @@ def test_killing_pytest_leaves_no_worker_and_a_journal_of_finished_cells(suite):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--model=vgg91"], "no model named 'vgg91'; there are: dies, hangs, nin, overflows, tiny, vgg16, vgg19"),
+        (
+            ["--model=vgg91"],
+            "no model named 'vgg91'; there are: dies, hangs, nin, overflows, raises, tiny, vgg16, vgg19",
+        ),
         (["--model="], "--model has an empty value"),
         (["--resolution=0"], "'0' is no resolution"),
         (["--resolution=-64"], "'-64' is no resolution"),
@@ -163,6 +166,7 @@ def test_killing_pytest_leaves_no_worker_and_a_journal_of_finished_cells(suite):
         (["--resolution=32", "--model=nin"], "the smallest side that works is 39"),
         (["--device=cuda:7"], "no device named 'cuda:7'; there are: cpu"),
         (["--memory-limit=banana"], "'banana' is no memory size"),
+        (["--model=raises"], "KeyError: 'no such weights'; mend its factory"),
         (["--cell-seconds=0"], "--cell-seconds: '0' is no time"),
         (["--optimizer=sgd"], "no optimizer named 'sgd'; there are: adam, lbfgs"),
         (["--precision=float8"], "no precision named 'float8'"),

@@ -56,7 +56,12 @@ def overflows() -> StyleNetwork:
     return broken(Overflows)
 
 
+def raises() -> StyleNetwork:
+    raise KeyError("no such weights")
+
+
 def pytest_goghmark_models(add):
+    add("raises", raises)
     add("tiny", tiny)
     add("dies", "tiny_model:dies")
     add("hangs", hangs)
