@@ -64,9 +64,9 @@ def plan(
             workload = Workload(
                 _STEP, reference, _DEVICE, resolution.width, resolution.height, optimizer, precision, strategy
             )
-            side = 0
-            if strategy in models.TILED_STRATEGIES:
-                side = tile_px or _chosen_tile(workload, memory_bytes)
+            side = tile_px if strategy in models.TILED_STRATEGIES else 0
+            if not side and strategy in models.SIZED_TO_BUDGET:
+                side = _chosen_tile(workload, memory_bytes)
             peak = predict_memory(Workload(**{**vars(workload), "tile_px": side}))
             holding = [name for name, size in sizes.items() if peak <= usable(size)]
             verdict = ", ".join(holding) or f"none up to {CARDS_GIB[-1]}"
