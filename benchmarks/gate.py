@@ -125,7 +125,7 @@ def _recorded(record: RecordFile) -> dict[str, Details]:
 
 def _check_comparable(bases: Sequence[RecordFile], head: RecordFile, allowed: Sequence[str]) -> None:
     for base in bases:
-        different = differences(base, head, allowed)
+        different = differences(base.machine, head.machine, allowed)
         if different:
             raise InputError(
                 f"{str(base.path)!r} and {str(head.path)!r} were not measured under the same conditions:"
