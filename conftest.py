@@ -7,6 +7,7 @@ pytest_plugins = [
     "fixtures.matrix",
     "fixtures.record",
     "fixtures.against",
+    "fixtures.saved_pictures",
     "fixtures.measuring",
     "fixtures.search",
     "fixtures.summary",

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
 
 from models import pictures
@@ -29,3 +30,29 @@ def test_what_is_no_picture_is_one_sentence(tmp_path, content):
         (tmp_path / "broken.jpg").write_bytes(content)
     with pytest.raises(InputError, match=r"broken\.jpg.*JPEG, PNG, GIF or WebP"):
         pictures.read(tmp_path / "broken.jpg")
+
+
+def test_an_image_is_saved_in_bands_with_its_facts_and_comes_back_to_the_byte(tmp_path):
+    image = torch.randint(0, 256, (3, 2 * 256 + 7, 5), dtype=torch.uint8)
+    pictures.save(image, tmp_path / "bytes.png", {"model": "nin", "weights": "gewichte_groß.pth"})
+    pictures.save(image.float() / 255, tmp_path / "floats.png", {})
+    assert torch.equal(pictures.read(tmp_path / "bytes.png"), image)
+    assert torch.equal(pictures.read(tmp_path / "floats.png"), image)
+    with Image.open(tmp_path / "bytes.png") as picture:
+        assert picture.text == {"model": "nin", "weights": "gewichte_groß.pth"}
+
+
+def test_what_is_beyond_black_and_white_is_cut_off(tmp_path):
+    image = torch.tensor([-1.0, 0.0, 0.5, 2.0]).expand(3, 1, 4)
+    pictures.save(image, tmp_path / "cut.png", {})
+    assert pictures.read(tmp_path / "cut.png")[0, 0].tolist() == [0, 0, 128, 255]
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_old_one_and_nothing_else(tmp_path):
+    pictures.save(torch.ones(3, 4, 4), tmp_path / "old.png", {})
+    with pytest.raises(UnicodeEncodeError):
+        pictures.save(torch.zeros(3, 4, 4), tmp_path / "old.png", {"ж": "no keyword of a chunk"})
+    with pytest.raises(OSError, match="nowhere"):
+        pictures.save(torch.zeros(3, 4, 4), tmp_path / "nowhere" / "new.png", {})
+    assert pictures.read(tmp_path / "old.png").min() == 255
+    assert [path.name for path in tmp_path.iterdir()] == ["old.png"]
