@@ -6,6 +6,7 @@ pytest_plugins = [
     "fixtures.machine",
     "fixtures.matrix",
     "fixtures.record",
+    "fixtures.progress",
     "fixtures.against",
     "fixtures.saved_pictures",
     "fixtures.measuring",

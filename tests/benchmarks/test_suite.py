@@ -37,6 +37,8 @@ def test_a_run_gives_table_record_journal_and_pytest_benchmarks_json(suite, tmp_
     assert theirs["machine_info"]["goghmark"] == record["machine"]
     assert re.search(r"cpu +tiny +128 ", done.stdout)
     assert "growth: test_style_iteration tiny on cpu: time ~ pixels^" in done.stdout
+    assert "\033" not in done.stdout
+    assert "cell 1 of 3" not in done.stdout
 
 
 def test_axes_stand_in_the_id_only_if_they_were_asked_for(suite):
