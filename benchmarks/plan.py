@@ -1,6 +1,12 @@
-"""What card does a picture need? Peak memory of every strategy and precision, predicted without running anything.
+"""What card does it take? Peak memory, predicted without running anything.
 
-    python -m benchmarks.plan --model=vgg19 --resolution=7680x4320 [--memory=8GiB] [--optimizer=adam] [--tile=512]
+python -m benchmarks.plan --model=vgg19 --resolution=7680x4320 [--memory=8GiB] [--optimizer=adam] [--tile=512]
+python -m benchmarks.plan --model=resnet50,vgg16 --mode=forward,training --batch=1,16,64 [--resolution=224]
+
+A style model is asked about with every strategy and precision. A classifier (any of the models that have no style
+network, and any model with --mode or --batch; --model=all means every classifier) is asked about in each mode and with
+each batch: parameters, gradients, state of the optimiser (SGD with momentum) and activations, which is everything
+else, as they are at the moment of the peak, so that they add up to it.
 
 Predicted is what tensors take on an accelerator, and compared with what a cell may have of a card: its memory less
 the reserve that a run leaves. `--memory` asks about one more size, and lets tiles be as large as that holds; without
@@ -14,32 +20,20 @@ from typing import TypeVar
 
 import models
 from fixtures import parsing
-from fixtures.host_memory import RESERVE_BYTES, RESERVE_SHARE
-from fixtures.parsing import readable_size
-from fixtures.prediction import predict_memory, tile_within
-from fixtures.tables import table
+from fixtures.classifier_plan import ClassifierQuestion, classifier_plan
+from fixtures.style_plan import StyleQuestion, style_plan
 from models.errors import InputError
-from models.network import StyleNetwork, smallest_side
-from models.references import resolve
-from models.steps.strategies import smallest_tile
-from models.steps.tile_chain import TileChain
-from models.workload import Workload
 
 T = TypeVar("T")
 
-CARDS_GIB = (4, 8, 12, 16, 24, 40, 80, 141)
-DEFAULT_TILE_PX = 512
-
-_STEP = "models.steps.style:StyleIteration"
-# Any accelerator: nothing is run on it.
-_DEVICE = "cuda:0"
+_CLASSIFIER_RESOLUTION = "224"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; bad input ends with status 2 and one sentence."""
     asked = _parser().parse_args(arguments)
     try:
-        for line in plan(asked.model, asked.resolution, asked.memory, asked.optimizer, asked.tile):
+        for line in _plan(asked):
             print(line)
     except InputError as error:
         print(f"plan: {error}", file=sys.stderr)
@@ -47,79 +41,67 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def plan(
-    model: str, resolution: parsing.Resolution, memory_bytes: int | None, optimizer: str, tile_px: int
-) -> list[str]:
-    """The table, line by line.
-
-    Raises:
-        InputError: an image or a tile that is too small for the model.
-    """
-    reference = models.STYLE_NETWORKS[model]
-    _check(reference, model, resolution, tile_px)
-    sizes = {f"{card}": card * 2**30 for card in CARDS_GIB}
-    rows: list[tuple[str, ...]] = [("strategy", "precision", "tile [px]", "peak memory", "cards that hold it [GiB]")]
-    for strategy in models.STRATEGIES:
-        for precision in models.PRECISIONS:
-            workload = Workload(
-                _STEP, reference, _DEVICE, resolution.width, resolution.height, optimizer, precision, strategy
-            )
-            side = tile_px if strategy in models.TILED_STRATEGIES else 0
-            if not side and strategy in models.SIZED_TO_BUDGET:
-                side = _chosen_tile(workload, memory_bytes)
-            peak = predict_memory(Workload(**{**vars(workload), "tile_px": side}))
-            holding = [name for name, size in sizes.items() if peak <= usable(size)]
-            verdict = ", ".join(holding) or f"none up to {CARDS_GIB[-1]}"
-            if memory_bytes is not None:
-                verdict += f"; {readable_size(memory_bytes)}: {'yes' if peak <= usable(memory_bytes) else 'no'}"
-            rows.append((strategy, precision, str(side or "-"), readable_size(peak), verdict))
-    head = f"{model} at {resolution.width}x{resolution.height} px with {optimizer}: predicted peak memory"
-    network = _network(reference)
-    halo = f"a tile needs up to {TileChain(network, network.taps).halo_px()} px of the image around it"
-    return [head, *("  " + line for line in table(rows)), halo]
+def _plan(asked: argparse.Namespace) -> list[str]:
+    if _about_classifiers(asked):
+        return classifier_plan(_classifier_question(asked))
+    return [line for question in _style_questions(asked) for line in style_plan(question)]
 
 
-def usable(card_bytes: int) -> int:
-    """What a cell may have of a card, in bytes: all but the reserve that is left when no limit is given."""
-    return card_bytes - max(RESERVE_BYTES, int(card_bytes * RESERVE_SHARE))
+def _about_classifiers(asked: argparse.Namespace) -> bool:
+    if asked.mode or asked.batch:
+        return True
+    return any(model not in models.STYLE_NETWORKS for model in asked.model)
 
 
-def _chosen_tile(workload: Workload, memory_bytes: int | None) -> int:
-    if memory_bytes is not None:
-        return tile_within(workload, usable(memory_bytes))
-    return max(DEFAULT_TILE_PX, smallest_tile(_network(workload.model), workload.strategy))
+def _style_questions(asked: argparse.Namespace) -> list[StyleQuestion]:
+    if asked.resolution is None:
+        raise InputError("a style model needs a size; give --resolution=SIDE or --resolution=WIDTHxHEIGHT")
+    precisions = asked.precision or models.PRECISIONS
+    return [
+        StyleQuestion(model, asked.resolution, asked.memory, asked.optimizer, asked.tile, precisions)
+        for model in asked.model
+    ]
 
 
-def _check(reference: str, model: str, resolution: parsing.Resolution, tile_px: int) -> None:
-    network = _network(reference)
-    least = smallest_side(network)
-    if min(resolution.width, resolution.height) < least:
-        raise InputError(
-            f"model {model!r} shrinks an image of {resolution.asked} px below one pixel; the smallest side that works"
-            f" is {least}, so use --resolution={least} or more"
-        )
-    for strategy in models.TILED_STRATEGIES:
-        smallest = smallest_tile(network, strategy)
-        if 0 < tile_px < smallest:
+def _classifier_question(asked: argparse.Namespace) -> ClassifierQuestion:
+    names = tuple(sorted(models.CLASSIFIERS)) if "all" in asked.model else asked.model
+    for name in names:
+        if name not in models.CLASSIFIERS:
             raise InputError(
-                f"--tile={tile_px} is too small for model {model!r}; the smallest that works is --tile={smallest}"
+                f"no classifier named {name!r}; there are: {', '.join(sorted(models.CLASSIFIERS))}, and without --mode"
+                " and --batch a style model is asked about"
             )
-
-
-def _network(reference: str) -> StyleNetwork:
-    network: StyleNetwork = resolve(reference)()
-    return network
+    return ClassifierQuestion(
+        names,
+        asked.resolution or parsing.resolution(_CLASSIFIER_RESOLUTION),
+        asked.mode or models.MODES,
+        asked.batch or (1,),
+        asked.precision or ("float32",),
+        asked.memory,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.plan", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
-    add("--model", required=True, type=_said(parsing.one_of("model", models.STYLE_NETWORKS)), help="e.g. vgg19")
-    add("--resolution", required=True, type=_said(parsing.resolution), help="a side or WIDTHxHEIGHT, in pixels")
+    model = parsing.one_of("model", {"all", *models.STYLE_NETWORKS, *models.CLASSIFIERS})
+    add("--model", required=True, type=_list_of("--model", model), help="e.g. vgg19, or resnet50,alexnet")
+    add("--resolution", type=_said(parsing.resolution), help="a side or WIDTHxHEIGHT in pixels (classifiers: 224)")
     add("--memory", type=_said(parsing.size), help="one more size of memory to ask about, e.g. 8GiB")
-    add("--optimizer", default="adam", type=_said(parsing.one_of("optimizer", models.OPTIMIZERS)))
+    precision = parsing.one_of("precision", models.PRECISIONS)
+    add("--precision", type=_list_of("--precision", precision), help="(default: all; of classifiers float32)")
+    add("--optimizer", default="adam", type=_said(parsing.one_of("optimizer", models.OPTIMIZERS)), help="of images")
     add("--tile", default=0, type=_said(parsing.tile), help="side of a tile in pixels, or auto")
+    mode = parsing.one_of("mode", models.MODES)
+    add("--mode", type=_list_of("--mode", mode), help="of classifiers: forward,training (default: both)")
+    add("--batch", type=_list_of("--batch", parsing.count("batch")), help="of classifiers, e.g. 1,16,64 (default: 1)")
     return parser
+
+
+def _list_of(option: str, parse: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
+    return _said(lambda words: parsing.listed(option, [words], parse))
 
 
 def _said(parse: Callable[[str], T]) -> Callable[[str], T]:

@@ -53,6 +53,10 @@ class Forward:
         self._precision = workload.precision
         self._logits: Tensor | None = None
 
+    @property
+    def network(self) -> nn.Module:
+        return self._network
+
     def __call__(self) -> None:
         with torch.inference_mode(), arithmetic(self._precision, self._images.device.type):
             self._logits = self._network(self._images)
@@ -80,6 +84,14 @@ class Training:
         )
         self._graph: Tensor | None = None
         self._loss: Tensor | None = None
+
+    @property
+    def network(self) -> nn.Module:
+        return self._network
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        return self._optimizer
 
     @property
     def parts(self) -> Mapping[str, Callable[[], None]]:

@@ -3,7 +3,8 @@
 import pytest
 
 from benchmarks import plan
-from models import PRECISIONS, STRATEGIES
+from fixtures.cards import usable
+from models import CLASSIFIERS, PRECISIONS, STRATEGIES
 
 GIB = 2**30
 
@@ -30,19 +31,58 @@ def test_an_8k_picture_needs_the_largest_card_whole_and_a_small_one_in_tiles(
     )
 
 
+def test_a_classifier_has_a_row_for_each_mode_and_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan.main(["--model=basic_cnn,alexnet", "--batch=1,2", "--resolution=64"]) == 0
+    head, columns, *rows, _ = capsys.readouterr().out.splitlines()
+    assert "64x64 px" in head
+    assert all(part in columns for part in ("parameters", "gradients", "optimizer state", "activations"))
+    assert [tuple(row.split()[:4]) for row in rows] == [
+        (model, mode, "float32", batch)
+        for model in ("basic_cnn", "alexnet")
+        for mode in ("forward", "training")
+        for batch in ("1", "2")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["--resolution=64", "--precision=float32"], "nin at 64x64 px with adam"),
+        (["--resolution=64", "--batch=1"], "classifiers at 64x64 px"),
+        (["--resolution=64", "--mode=forward"], "classifiers at 64x64 px"),
+    ],
+)
+def test_mode_or_batch_decides_which_network_of_a_name_is_meant(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], meant: str
+) -> None:
+    assert plan.main(["--model=nin", *arguments]) == 0
+    assert capsys.readouterr().out.startswith(meant)
+
+
+def test_all_means_every_classifier(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "classifier_plan", lambda question: [",".join(question.models)])
+    assert plan.main(["--model=all", "--batch=1"]) == 0
+    assert capsys.readouterr().out.strip() == ",".join(sorted(CLASSIFIERS))
+
+
 def test_a_card_keeps_the_reserve_that_a_run_leaves() -> None:
-    assert plan.usable(4 * GIB) == 4 * GIB - GIB // 2
-    assert plan.usable(80 * GIB) == 76 * GIB
+    assert usable(4 * GIB) == 4 * GIB - GIB // 2
+    assert usable(80 * GIB) == 76 * GIB
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--model=vgg91", "--resolution=64"], "no model named 'vgg91'; there are: nin, vgg16, vgg19"),
+        (["--model=vgg91", "--resolution=64"], "no model named 'vgg91'; there are: alexnet, all,"),
         (["--model=vgg19", "--resolution=0"], "'0' is no resolution"),
         (["--model=vgg19", "--resolution=8"], "the smallest side that works is 16"),
         (["--model=vgg19", "--resolution=64", "--memory=much"], "'much' is no memory size"),
         (["--model=nin", "--resolution=64", "--tile=8"], "the smallest that works is --tile=32"),
+        (["--model=vgg19"], "a style model needs a size"),
+        (["--model=vgg19", "--batch=1"], "no classifier named 'vgg19'; there are: alexnet"),
+        (["--model=alexnet", "--batch=0"], "'0' is no batch"),
+        (["--model=alexnet", "--mode=eval"], "no mode named 'eval'; there are: forward, training"),
+        (["--model=alexnet", "--resolution=8"], "the smallest side that works is 63"),
     ],
 )
 def test_bad_input_is_a_sentence_and_exit_status_2(
