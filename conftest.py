@@ -16,6 +16,7 @@ pytest_plugins = [
     "fixtures.ceilings",
     "fixtures.roofline",
     "fixtures.classification",
+    "fixtures.scaling",
     "fixtures.input_side",
     "fixtures.compared",
 ]

@@ -42,6 +42,7 @@ class Workload:
         content, style: paths of pictures; where empty, noise of the same size is used.
         weights: `random`, `imagenet` or a path.
         mode: what a classifier's iteration is, one of `models.MODES`; empty for steps that have no modes.
+        ranks: how many processes share the work; torch.distributed tells each which of them it is.
         size: how much a limit of the device is measured with, in the unit of `models.quantities`; 0 elsewhere.
     """
 
@@ -61,6 +62,7 @@ class Workload:
     style: str = ""
     seed: int = 0
     tile_px: int = 0
+    ranks: int = 1
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:

@@ -14,6 +14,8 @@ WORKER_SIDE = {
     "fixtures/devices.py",
     "fixtures/memory_parts.py",
     "fixtures/prediction.py",
+    "fixtures/rank_main.py",
+    "fixtures/ranks.py",
     "fixtures/traffic.py",
     "fixtures/workbench.py",
 }
