@@ -1,0 +1,160 @@
+"""Images per second, forward and training, and what they mean for a dataset."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.reporting.drawing import COLOURS, MARKERS, canvas, is_narrow, legend_below, plain_numbers, tag
+from benchmarks.reporting.material import Material, ShownCell
+from benchmarks.reporting.section import Chart, Datum, Section, Table, memory, number, row, size, word
+from fixtures.figures import figure, readable_time
+
+_ROW_INCHES = 0.34
+
+
+def classification(material: Material) -> Section | None:
+    """The section; None if no classifier was asked for."""
+    cells = [cell for cell in material.cells if cell.word("mode") and not cell.word("scaling")]
+    measured = [
+        cell for cell in cells if cell.ran and cell.axes["batch"] != "largest" and not cell.facts.get("parts_seconds")
+    ]
+    if not measured:
+        return None
+    tables = [_rates(cells)]
+    if meaning := [cell for cell in measured if cell.number("pass_seconds")]:
+        tables.append(_meaning(meaning))
+    places = list(dict.fromkeys(cell.place for cell in measured))
+    charts = [
+        Chart(
+            "images" if len(places) == 1 else f"images-{number_ + 1}",
+            f"Images per second by network and batch on {place}",
+            partial(_draw, [cell for cell in measured if cell.place == place]),
+        )
+        for number_, place in enumerate(places)
+    ]
+    return Section(
+        "images",
+        "Images per second",
+        _finding(measured),
+        charts=charts,
+        tables=tables,
+        notes=["Compute-only: images and labels are on the device before the clock starts."],
+    )
+
+
+def _draw(cells: Sequence[ShownCell], width_inches: float) -> Figure:
+    models = list(dict.fromkeys(cell.model for cell in cells))
+    modes = list(dict.fromkeys(cell.word("mode") for cell in cells))
+    stacked = is_narrow(width_inches)
+    rows, columns = (len(modes), 1) if stacked else (1, len(modes))
+    drawn = canvas(width_inches, 1.1 + rows * (0.5 + _ROW_INCHES * len(models)))
+    panels = drawn.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    batches = sorted({int(cell.axes["batch"]) for cell in cells})
+    for axes, mode in zip(panels, modes, strict=True):
+        _fill(axes, [cell for cell in cells if cell.word("mode") == mode], models, batches)
+        axes.set_title(mode)
+    panels[0].set_ylim(len(models) - 0.5, -0.5)
+    for axes in panels:
+        plain_numbers(axes.xaxis)
+    for axes in panels[-1:] if stacked else panels:
+        axes.set_xlabel("images per second, logarithmic")
+    legend_below(panels[0], width_inches)
+    return drawn
+
+
+def _fill(axes: Axes, cells: Sequence[ShownCell], models: Sequence[str], batches: Sequence[int]) -> None:
+    """A dot for each cell; the first dot of a batch names it."""
+    axes.set_xscale("log")
+    named: set[int] = set()
+    for cell in cells:
+        batch = int(cell.axes["batch"])
+        place = batches.index(batch)
+        (dot,) = axes.plot(
+            [cell.number("images_per_second") or 0],
+            [models.index(cell.model)],
+            linestyle="none",
+            marker=MARKERS[place % len(MARKERS)],
+            color=COLOURS[place % len(COLOURS)],
+            label=None if batch in named else f"batch {batch}",
+        )
+        named.add(batch)
+        tag(dot, cell)
+    axes.set_yticks(range(len(models)), models)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=True)
+
+
+def _finding(measured: Sequence[ShownCell]) -> str:
+    best: dict[str, ShownCell] = {}
+    for cell in measured:
+        mode, rate = cell.word("mode"), cell.number("images_per_second") or 0
+        if mode not in best or rate > (best[mode].number("images_per_second") or 0):
+            best[mode] = cell
+    said = [
+        f"{mode} at most {figure(cell.number('images_per_second') or 0)} ({cell.name}, {cell.size_px} px, batch"
+        f" {cell.axes['batch']}, on {cell.place})"
+        for mode, cell in best.items()
+    ]
+    return "Images per second: " + "; ".join(said) + "."
+
+
+def _rates(cells: Sequence[ShownCell]) -> Table:
+    header = (
+        "device", "model", "resolution [px]", "batch", "mode", "precision", "images/s", "ms/batch", "peak memory",
+        "status",
+    )  # fmt: skip
+    rows = [
+        row(
+            cell,
+            word(cell.place),
+            word(cell.model),
+            size(cell),
+            _batch(cell),
+            word(cell.word("mode")),
+            word(cell.axes["precision"]),
+            number(cell.number("images_per_second") if cell.ran else None),
+            number(cell.seconds, 1e-3),
+            memory(cell.peak_bytes),
+            word(cell.status),
+        )
+        for cell in cells
+    ]
+    return Table("Images per second of every classifier", header, rows)
+
+
+def _batch(cell: ShownCell) -> Datum:
+    batch = cell.axes["batch"]
+    largest = cell.number("largest_batch")
+    return Datum(f"largest: {figure(largest)}", largest) if largest else Datum(str(batch), _as_number(batch))
+
+
+def _as_number(batch: object) -> float | None:
+    return batch if isinstance(batch, int) else None
+
+
+def _meaning(cells: Sequence[ShownCell]) -> Table:
+    header = ("device", "model", "mode", "batch", "precision", "images", "one pass", "epochs", "training")
+    rows = []
+    for cell in cells:
+        training = cell.number("training_seconds")
+        rows.append(
+            row(
+                cell,
+                word(cell.place),
+                word(cell.model),
+                word(cell.word("mode")),
+                _batch(cell),
+                word(cell.axes["precision"]),
+                number(cell.number("dataset_images")),
+                _time(cell.number("pass_seconds")),
+                number(cell.number("epochs")),
+                _time(training),
+            )
+        )
+    return Table("How long a dataset takes, compute-only", header, rows)
+
+
+def _time(seconds: float | None) -> Datum:
+    return word(None) if seconds is None else Datum(readable_time(seconds), seconds)

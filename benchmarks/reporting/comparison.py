@@ -1,0 +1,209 @@
+"""Before and after: verdicts on each cell, with the interval of what its throughput became."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.reporting.drawing import BLUE, GREEN, MUTED, VERMILLION, canvas
+from benchmarks.reporting.material import Machine, Material, commit_of
+from benchmarks.reporting.section import Chart, Datum, Row, Section, Table, word
+from fixtures.file_against_file import compare_files
+from fixtures.floors import largest_floor, read_floors
+from fixtures.record_files import IDENTITY, Identity, RecordFile, cell_id, differences
+from fixtures.verdicts import COMPARED_HEADER, FAILING, Limits, compared_row
+
+_BAR_INCHES = 0.24
+_MOST_DRAWN = 30
+_COLOURS = {"regressed": VERMILLION, "improved": GREEN, "unchanged": BLUE}
+_SHAPES = {"regressed": "v", "improved": "^", "unchanged": "o"}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The verdict on a cell, in the words of its record: `verdict` and `comparison`."""
+
+    name: str
+    device: str
+    model: str
+    details: Mapping[str, Any]
+
+    @property
+    def verdict(self) -> str:
+        return str(self.details["verdict"])
+
+    @property
+    def ratio(self) -> float | None:
+        """Candidate throughput over baseline throughput."""
+        found = self.details["comparison"].get("throughput_ratio")
+        return float(found) if found else None
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        low, high = (self.details["comparison"].get(f"throughput_ratio_{end}") for end in ("low", "high"))
+        return (low, high) if low and high and math.isfinite(high) else None
+
+
+def comparison(material: Material) -> Section | None:
+    """The section; None if nothing was compared, and no cell stands in two files of a machine."""
+    compared, notes = compared_of(material)
+    if not compared:
+        return None
+    with_ratio = [one for one in compared if one.ratio]
+    with_ratio.sort(key=lambda one: one.ratio or 0)
+    drawn = with_ratio if len(with_ratio) <= _MOST_DRAWN else _extremes(with_ratio)
+    title = "Throughput after, relative to before"
+    return Section(
+        "comparison",
+        "Before and after",
+        finding(compared),
+        charts=[Chart("comparison", title, partial(_draw, drawn))] if drawn else [],
+        tables=[_table(compared)],
+        notes=["Left of 0 is slower; lines are intervals, where one is known.", *notes]
+        + ([f"The plot has the {_MOST_DRAWN} largest changes."] if drawn != with_ratio else []),
+    )
+
+
+def compared_of(material: Material) -> tuple[list[Compared], list[str]]:
+    """What was compared side by side, and files of one machine against each other; and how to take it."""
+    found = [
+        Compared(cell_id(cell.identity), cell.place, cell.model, cell.facts)
+        for cell in material.cells
+        if "verdict" in cell.facts and isinstance(cell.facts.get("comparison"), dict)
+    ]
+    notes = ["Side by side: both revisions in warm workers that alternate, on the same machine."] if found else []
+    beside = {one.name for one in found}
+    for machine in material.machines:
+        bases, head = before_and_after(material.files_of(machine))
+        if not bases:
+            continue
+        notes.append(_conditions(bases, head))
+        for identity, (name, details) in _verdicts(bases, head).items():
+            if name not in beside:
+                found.append(Compared(name, _place(material, machine, identity), str(identity[2]), details))
+    return found, notes
+
+
+def before_and_after(files: Sequence[RecordFile]) -> tuple[list[RecordFile], RecordFile]:
+    """The files that the last one is compared with, and the last one.
+
+    Files of the last one's commit belong to it: questions asked one by one. Of these, what a later file measured again
+    is a base. A cell that another commit's file has and the last one lacks is missing if the last one was asked the
+    same of that benchmark; else it was not asked for.
+    """
+    *earlier, last = files
+    commit = commit_of(last)
+    bases: list[RecordFile] = []
+    head: dict[Identity, Mapping[str, Any]] = dict(last.cells)
+    for place in reversed(range(len(earlier))):
+        file = earlier[place]
+        asked_again = _benchmarks(last) if commit_of(file) != commit and _asked(file) == _asked(last) else set()
+        base = {
+            identity: cell for identity, cell in file.cells.items() if identity in head or identity[0] in asked_again
+        }
+        if commit_of(file) == commit:
+            head = {**file.cells, **head}
+        if set(base) & set(head):
+            bases.insert(0, dataclasses.replace(file, cells=base))
+    return bases, dataclasses.replace(last, cells=head)
+
+
+def _benchmarks(file: RecordFile) -> set[str]:
+    return {identity[0] for identity in file.cells}
+
+
+def _asked(file: RecordFile) -> list[Any]:
+    """The options that choose cells."""
+    options = file.header.get("options")
+    return [options.get(axis) for axis in (*IDENTITY, "tile_px")] if isinstance(options, dict) else []
+
+
+def _verdicts(bases: Sequence[RecordFile], head: RecordFile) -> dict[Identity, tuple[str, Mapping[str, Any]]]:
+    floors = read_floors(Path("pyproject.toml"))
+
+    def limits_of(identity: Identity) -> Limits:
+        inner = cell_id(identity).partition("[")[2].removesuffix("]")
+        limits = Limits()
+        return dataclasses.replace(limits, max_drop=max(limits.max_drop, largest_floor(floors, inner)))
+
+    by_name = compare_files(bases, head, limits_of)
+    identities = {cell_id(identity): identity for file in (*bases, head) for identity in file.cells}
+    return {
+        identities[name]: (name, details)
+        for name, details in by_name.items()
+        # That a question was not asked before says nothing.
+        if details["verdict"] != "new"
+    }
+
+
+def _conditions(bases: Sequence[RecordFile], head: RecordFile) -> str:
+    different = list(dict.fromkeys(one for base in bases for one in differences(base.machine, head.machine, ())))
+    names = ", ".join(base.path.name for base in bases)
+    said = f"{head.path.name} against {names}, run at different times: only large changes can be told from noise."
+    return said + (f" Conditions differ: {'; '.join(different)}." if different else "")
+
+
+def _place(material: Material, machine: Machine, identity: Identity) -> str:
+    device = str(identity[1])
+    here = [cell.place for cell in material.cells if cell.machine is machine and cell.word("device") == device]
+    return here[0] if here else device
+
+
+def finding(compared: Sequence[Compared]) -> str:
+    """The verdicts, counted; those that fail a gate first."""
+    said = [one.verdict for one in compared]
+    ordered = sorted(dict.fromkeys(said), key=lambda verdict: verdict not in FAILING)
+    return f"Of {len(said)} cells: " + ", ".join(f"{said.count(verdict)} {verdict}" for verdict in ordered) + "."
+
+
+def _extremes(by_ratio: Sequence[Compared]) -> list[Compared]:
+    far = sorted(by_ratio, key=lambda one: -abs(math.log(one.ratio or 1)))[:_MOST_DRAWN]
+    return sorted(far, key=lambda one: one.ratio or 0)
+
+
+def _draw(compared: Sequence[Compared], width_inches: float) -> Figure:
+    drawn = canvas(width_inches, 1.0 + _BAR_INCHES * len(compared))
+    axes = drawn.subplots()
+    changes = [((one.ratio or 1) - 1) * 100 for one in compared]
+    # A bound may be infinite in all but name.
+    far = 2 * max(map(abs, changes)) + 10
+    axes.set_xlim(-min(far, 105), far)
+    for height, (one, change) in enumerate(zip(compared, changes, strict=True)):
+        colour, shape = _COLOURS.get(one.verdict, MUTED), _SHAPES.get(one.verdict, "D")
+        if one.bounds is not None:
+            low, high = ((bound - 1) * 100 for bound in one.bounds)
+            axes.plot([low, high], [height, height], color=colour, linewidth=1.4)
+        axes.plot([change], [height], marker=shape, color=colour, linestyle="none", label=one.verdict)
+    axes.axvline(0, color=MUTED, linewidth=1)
+    axes.set_yticks(range(len(compared)), _short_names(compared))
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(visible=True, axis="x")
+    axes.set_xlabel("change of throughput [%]")
+    handles, labels = axes.get_legend_handles_labels()
+    by_label = dict(zip(labels, handles, strict=True))
+    drawn.legend(by_label.values(), by_label.keys(), loc="outside lower left", ncols=4)
+    return drawn
+
+
+def _short_names(compared: Sequence[Compared]) -> list[str]:
+    """What stands in the brackets of each id, and the benchmark where there are several."""
+    split = [one.name.removeprefix("test_").removesuffix("]").partition("[") for one in compared]
+    several = len({benchmark for benchmark, _, _ in split}) > 1
+    return [f"{benchmark}: {inner}" if several else inner for benchmark, _, inner in split]
+
+
+def _table(compared: Sequence[Compared]) -> Table:
+    rows = []
+    for one in compared:
+        texts = compared_row(one.name, one.details)
+        data = [word(text) if text != "-" else word(None) for text in texts]
+        data[4] = Datum(texts[4], one.ratio) if one.ratio else word(None)
+        rows.append(Row(data, one.device, one.model))
+    return Table("Verdicts", COMPARED_HEADER, rows, is_open=len(rows) <= 12)

@@ -1,0 +1,58 @@
+"""Generated pictures, by model and resolution."""
+
+import base64
+import io
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from benchmarks.reporting.material import Material, ShownCell
+from benchmarks.reporting.section import Picture, Section
+from fixtures.figures import figure
+
+# As large as it is shown on a dense screen; twenty of them are half a megabyte.
+_SIDE_PX = 480
+_QUALITY = 82
+_MOST_PICTURES = 24
+
+
+def gallery(material: Material) -> Section | None:
+    """The section; None if no cell has a picture that is still there."""
+    cells = sorted(material.cells, key=lambda cell: (cell.model, cell.pixels))
+    shown = [picture for cell in cells if (picture := picture_of(cell)) is not None]
+    if not shown:
+        return None
+    hidden = len(shown) - _MOST_PICTURES
+    return Section(
+        "pictures",
+        "Pictures",
+        "What the iterations made, by model and resolution; smaller copies.",
+        pictures=shown[:_MOST_PICTURES],
+        notes=[f"{hidden} more are beside the record."] if hidden > 0 else [],
+    )
+
+
+def picture_of(cell: ShownCell) -> Picture | None:
+    """A small copy of the picture of a cell; None if it has none, or its file is gone or is no picture."""
+    if not cell.word("picture"):
+        return None
+    path = cell.path.parent / Path(cell.word("picture"))
+    copy = io.BytesIO()
+    try:
+        with Image.open(path) as picture:
+            # At 8K a decoder that can makes the small one at once.
+            picture.draft("RGB", (_SIDE_PX, _SIDE_PX))
+            small = picture.convert("RGB")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+        return None
+    small.thumbnail((_SIDE_PX, _SIDE_PX), Image.Resampling.LANCZOS)
+    small.save(copy, "JPEG", quality=_QUALITY)
+    text = base64.b64encode(copy.getvalue()).decode("ascii")
+    return Picture(f"data:image/jpeg;base64,{text}", _caption(cell), cell)
+
+
+def _caption(cell: ShownCell) -> str:
+    words = [f"{cell.name}, {cell.size_px} px"]
+    if iterations := cell.number("iterations"):
+        words.append(f"{figure(iterations)} iterations")
+    return ", ".join(words)

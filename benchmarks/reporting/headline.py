@@ -1,0 +1,128 @@
+"""What is said first: rate, speed-up, largest image, and what has no figures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.reporting.material import Material, ShownCell
+from benchmarks.reporting.speed_ups import most_telling, speed_ups_of
+from fixtures.figures import figure, readable_time
+from fixtures.parsing import readable_size
+
+# The model and size that the first sentence is about, where they were measured.
+_MODEL, _SIDE_PX = "vgg19", 512
+_4K_PIXELS = 3840 * 2160
+_8K = (7680, 4320)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A figure that stands out."""
+
+    value: str
+    about: str
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The report's title, what follows from the same data, and its figures."""
+
+    title: str
+    sentences: Sequence[str]
+    tiles: Sequence[Tile]
+
+
+def headline(material: Material) -> Headline:
+    """The most telling of what was measured; also of a run in which nothing was."""
+    ran = [cell for cell in material.iterations if cell.ran]
+    title = _rate(material, ran) or _classified(material) or _anything(material)
+    sentences = [sentence for sentence in (_largest(material), _large_pictures(ran), _failures(material)) if sentence]
+    return Headline(title, sentences, [tile for tile in (*_tiles(material, ran), _counted(material)) if tile])
+
+
+def _chosen(ran: Sequence[ShownCell]) -> ShownCell | None:
+    """The cell to speak of: of the first model and size that were asked for most, the fastest device's plain one."""
+    plain = [cell for cell in ran if not cell.variant] or list(ran)
+    if not plain:
+        return None
+    model = _MODEL if any(cell.model == _MODEL for cell in plain) else plain[0].model
+    own = [cell for cell in plain if cell.model == model]
+    nearest = min(own, key=lambda cell: abs(cell.pixels - _SIDE_PX**2))
+    return max((cell for cell in own if cell.pixels == nearest.pixels), key=lambda cell: cell.per_minute or 0)
+
+
+def _rate(material: Material, ran: Sequence[ShownCell]) -> str | None:
+    cell = _chosen(ran)
+    if cell is None:
+        return None
+    said = f"{cell.name} at {cell.size_px} px: {figure(cell.per_minute or 0)} iterations per minute on {cell.place}"
+    faster = [one for one in speed_ups_of(material) if one.cell is cell]
+    return said + (f", {figure(faster[0].times)} times as fast as {faster[0].base.place}" if faster else "")
+
+
+def _classified(material: Material) -> str | None:
+    ran = [cell for cell in material.cells if cell.word("mode") and cell.number("images_per_second") and cell.ran]
+    if not ran:
+        return None
+    best = max(ran, key=lambda cell: cell.number("images_per_second") or 0)
+    return (
+        f"{best.model} {best.word('mode')}: {figure(best.number('images_per_second') or 0)} images per second at"
+        f" {best.size_px} px, batch {best.axes['batch']}, on {best.place}"
+    )
+
+
+def _anything(material: Material) -> str:
+    ran = sum(cell.ran for cell in material.cells)
+    if ran:
+        return f"{ran} of {len(material.cells)} cells have figures"
+    return "No cell has figures" if material.cells else "The record has no cells"
+
+
+def _largest(material: Material) -> str | None:
+    found = [cell for cell in material.cells if cell.number("largest_side_px")]
+    if not found:
+        return None
+    best = max(found, key=lambda cell: cell.number("largest_side_px") or 0)
+    side = f"{best.number('largest_side_px'):g}"
+    return f"The largest square image that fits: {side} × {side} px with {best.name} on {best.place}."
+
+
+def _large_pictures(ran: Sequence[ShownCell]) -> str | None:
+    """On the largest picture from 4K on, if there is one."""
+    large = [cell for cell in ran if cell.pixels >= _4K_PIXELS]
+    if not large:
+        return None
+    most = max(cell.pixels for cell in large)
+    cell = min((cell for cell in large if cell.pixels == most), key=lambda cell: cell.seconds or 0)
+    known = "8K" if cell.pixels == _8K[0] * _8K[1] else f"{cell.size_px} px"
+    said = f"{known} fits with {cell.name} on {cell.place}: {readable_time(cell.seconds or 0)} an iteration"
+    return said + (f" in {readable_size(cell.peak_bytes)}." if cell.peak_bytes else ".")
+
+
+def _failures(material: Material) -> str | None:
+    statuses = [cell.status.replace("_", " ") for cell in material.cells if not cell.ran]
+    if not statuses:
+        return None
+    counted = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
+    return f"Without figures: {counted}."
+
+
+def _tiles(material: Material, ran: Sequence[ShownCell]) -> list[Tile]:
+    tiles = []
+    if cell := _chosen(ran):
+        tiles.append(Tile(figure(cell.per_minute or 0), f"iterations per minute, {cell.name}, {cell.size_px} px"))
+        if cell.peak_bytes:
+            tiles.append(Tile(readable_size(cell.peak_bytes), f"peak memory, {cell.name}, {cell.size_px} px"))
+    if found := speed_ups_of(material):
+        best = most_telling(found)
+        tiles.append(Tile(f"{figure(best.times)} ×", f"{best.cell.place} against {best.base.place}, {best.question}"))
+    if ran:
+        largest = max(ran, key=lambda cell: cell.pixels)
+        tiles.append(Tile(f"{largest.size_px} px", f"largest image measured, {largest.name}"))
+    return tiles
+
+
+def _counted(material: Material) -> Tile | None:
+    if not material.cells:
+        return None
+    ran = sum(cell.ran for cell in material.cells)
+    return Tile(f"{ran} of {len(material.cells)}", "cells have figures")

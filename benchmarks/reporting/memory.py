@@ -1,0 +1,142 @@
+"""Peak memory against pixels, measured and predicted, under the memory that there is."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from benchmarks.reporting.drawing import INK, Look, canvas, legend_below, looks, size_ticks, tag
+from benchmarks.reporting.material import Material, ShownCell
+from benchmarks.reporting.section import Chart, Section, Table, memory, number, percent, row, size, word
+from benchmarks.reporting.throughput import MOST_LINES, Line, lines_of, look_of
+from fixtures.parsing import readable_size
+
+
+def peak_memory(material: Material) -> Section | None:
+    """The section; None if no memory is known of any style iteration."""
+    cells = [cell for cell in material.iterations if cell.peak_bytes or cell.number("predicted_memory_bytes")]
+    lines = lines_of(cells)[:MOST_LINES]
+    if not lines:
+        return None
+    return Section(
+        "memory",
+        "Peak memory by image size",
+        _finding(cells),
+        charts=(Chart("memory", "Peak memory against pixels", partial(_draw, lines, looks(material))),),
+        tables=(_table(cells),),
+        notes=(
+            "Filled: measured. Hollow, dotted: predicted before the cell ran. On an accelerator it is device memory, on"
+            " cpu the growth of the process over its size before the cell was built.",
+        ),
+    )
+
+
+def _draw(lines: Sequence[Line], known: Mapping[tuple[str, str], Look], width_inches: float) -> Figure:
+    drawn = canvas(width_inches, 4.4)
+    axes = drawn.subplots()
+    axes.set_yscale("log", base=2)
+    size_ticks(axes, [cell for line in lines for cell in line], width_inches)
+    for line in lines:
+        look = look_of(line, lines, known)
+        measured = [cell for cell in line if cell.peak_bytes]
+        label = f"{line[0].name} on {line[0].place}"
+        if measured:
+            (curve,) = axes.plot(
+                [cell.pixels for cell in measured],
+                [cell.peak_bytes or 0 for cell in measured],
+                color=look.colour,
+                marker=look.marker,
+                linestyle=look.dash,
+                label=label,
+            )
+            tag(curve, line[0])
+        predicted = [cell for cell in line if cell.number("predicted_memory_bytes")]
+        (curve,) = axes.plot(
+            [cell.pixels for cell in predicted],
+            [cell.number("predicted_memory_bytes") or 0 for cell in predicted],
+            color=look.colour,
+            marker=look.marker,
+            linestyle=":",
+            linewidth=1,
+            markerfacecolor="none",
+            label=None if measured else f"{label}, predicted",
+        )
+        tag(curve, line[0])
+    _draw_limits(axes, [cell for line in lines for cell in line])
+    _byte_ticks(axes)
+    axes.grid(visible=True)
+    axes.set_ylabel("peak memory, logarithmic", rotation_mode="anchor")
+    legend_below(axes, width_inches)
+    return drawn
+
+
+def _draw_limits(axes: Axes, cells: Sequence[ShownCell]) -> None:
+    """A line for the memory of each device, or what of it a cell may have."""
+    limits: dict[str, set[float]] = {}
+    for cell in cells:
+        if end := cell.memory_end_bytes:
+            limits.setdefault(cell.place, set()).add(end)
+    for place, ends in limits.items():
+        shown = sorted(ends)
+        # Budgets of one run differ by what was free at the time.
+        for end in {shown[0], shown[-1]} if shown[-1] > 1.2 * shown[0] else {shown[-1]}:
+            axes.axhline(end, color=INK, linewidth=1)
+            axes.annotate(
+                f"{readable_size(end)} for a cell on {place}",
+                (0, end),
+                xycoords=axes.get_yaxis_transform(),
+                xytext=(3, 3),
+                textcoords="offset points",
+                fontsize=7.5,
+            )
+
+
+def _byte_ticks(axes: Axes) -> None:
+    low, high = axes.get_ylim()
+    powers = [2.0**power for power in range(0, 60, 1 if high / low < 256 else 2) if low <= 2.0**power <= high]
+    axes.yaxis.set_major_locator(FixedLocator(powers))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: readable_size(value)))
+
+
+def _finding(cells: Sequence[ShownCell]) -> str:
+    ratios = [
+        predicted / cell.peak_bytes
+        for cell in cells
+        if cell.peak_bytes and (predicted := cell.number("predicted_memory_bytes"))
+    ]
+    most = max(cells, key=lambda cell: cell.peak_bytes or 0)
+    if not most.peak_bytes:
+        return "Nothing was measured; predicted is what the cells would have taken."
+    said = f"{most.name} at {most.size_px} px takes {readable_size(most.peak_bytes)} on {most.place}"
+    return said + (
+        f"; predictions are {min(ratios):.2f} to {max(ratios):.2f} times what was measured." if ratios else "."
+    )
+
+
+def _table(cells: Sequence[ShownCell]) -> Table:
+    header = (
+        "device", "model", "variant", "resolution [px]", "peak memory", "predicted", "predicted/measured",
+        "bytes per pixel", "budget", "status",
+    )  # fmt: skip
+    rows = []
+    for cell in cells:
+        peak, predicted = cell.peak_bytes, cell.number("predicted_memory_bytes")
+        rows.append(
+            row(
+                cell,
+                word(cell.place),
+                word(cell.model),
+                word(cell.variant or "plain"),
+                size(cell),
+                memory(peak),
+                memory(predicted),
+                percent(predicted / peak if peak and predicted else None),
+                number(peak / cell.pixels if peak else None),
+                memory(cell.number("memory_budget_bytes")),
+                word(cell.status),
+            )
+        )
+    return Table("Peak memory of all style iterations", header, rows)

@@ -1,0 +1,108 @@
+"""The report written out: one page that needs nothing else, a summary in Markdown, and the plots as files."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from benchmarks.reporting import drawing
+from benchmarks.reporting.cells import all_cells
+from benchmarks.reporting.classification import classification
+from benchmarks.reporting.comparison import comparison
+from benchmarks.reporting.gallery import gallery
+from benchmarks.reporting.headline import headline
+from benchmarks.reporting.heat_map import heat_map
+from benchmarks.reporting.history import history
+from benchmarks.reporting.largest import largest
+from benchmarks.reporting.machines import machines
+from benchmarks.reporting.material import Material
+from benchmarks.reporting.memory import peak_memory
+from benchmarks.reporting.roofline import roofline
+from benchmarks.reporting.scaling import scaling
+from benchmarks.reporting.section import Chart, Section, Table
+from benchmarks.reporting.speed_ups import speed_ups
+from benchmarks.reporting.strategies import strategies
+from benchmarks.reporting.throughput import throughput
+from fixtures.schema import write_atomically
+from fixtures.tables import markdown_table
+
+# In the order of the page: what is asked first stands first.
+SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
+    comparison,
+    throughput,
+    heat_map,
+    largest,
+    peak_memory,
+    speed_ups,
+    strategies,
+    classification,
+    roofline,
+    scaling,
+    history,
+    gallery,
+    machines,
+    all_cells,
+)
+# A summary is read in a comment or a terminal: longer tables stay in the page.
+_MARKDOWN_ROWS = 40
+
+
+def write(material: Material, folder: Path) -> list[Path]:
+    """Write `index.html`, `summary.md` and `plots/`; all that was written, the page first.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    sections = [section for make in SECTIONS if (section := make(material)) is not None]
+    plots = folder / "plots"
+    plots.mkdir(parents=True, exist_ok=True)
+    drawings = {chart.name: _drawn(chart, plots) for section in sections for chart in section.charts}
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=select_autoescape(("html.j2",)),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    given = {"headline": headline(material), "sections": sections, "material": material}
+    page = templates.get_template("page.html.j2").render(
+        **given, drawings=drawings, choices=_choices(material), css=_own("page.css"), script=_own("page.js")
+    )
+    summary = templates.get_template("summary.md.j2").render(**given, markdown=_markdown)
+    write_atomically(folder / "index.html", page)
+    write_atomically(folder / "summary.md", summary)
+    files = [plots / f"{name}{suffix}" for name in drawings for suffix in (".svg", ".png")]
+    return [folder / "index.html", folder / "summary.md", *files]
+
+
+def _drawn(chart: Chart, plots: Path) -> Sequence[Markup]:
+    """The chart for wide and for narrow pages; its files are the wide one."""
+    with drawing.style():
+        drawn = {"wide": chart.draw(drawing.WIDE_INCHES), "narrow": chart.draw(drawing.NARROW_INCHES)}
+    inline = [
+        Markup(drawing.for_page(one, f"{chart.name}-{name}", chart.title))  # noqa: S704 - our own drawing
+        for name, one in drawn.items()
+    ]
+    drawing.save(drawn["wide"], chart.title, plots / chart.name)
+    return inline
+
+
+def _choices(material: Material) -> Mapping[str, Sequence[str]]:
+    """What the page can be narrowed to."""
+    return {
+        "place": material.places,
+        "model": tuple(dict.fromkeys(cell.model for cell in material.cells)),
+        "status": tuple(dict.fromkeys(cell.status for cell in material.cells)),
+    }
+
+
+def _markdown(table: Table) -> str:
+    rows = [[datum.text for datum in row.data] for row in table.rows[:_MARKDOWN_ROWS]]
+    lines = markdown_table(list(table.header), rows)
+    hidden = len(table.rows) - len(rows)
+    return "\n".join([*lines, *(["", f"{hidden} more rows are in the page."] if hidden else [])])
+
+
+def _own(name: str) -> Markup:
+    return Markup((Path(__file__).parent / name).read_text(encoding="utf-8"))  # noqa: S704 - our own file

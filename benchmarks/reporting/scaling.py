@@ -1,0 +1,117 @@
+"""Several ranks: speed-up against ideal, efficiency, and what communication takes."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from benchmarks.reporting.drawing import MUTED, canvas, legend_below, look, tag
+from benchmarks.reporting.material import Material, ShownCell
+from benchmarks.reporting.section import Chart, Section, Table, memory, number, percent, row, word
+from fixtures.figures import figure
+
+Curve = Sequence[ShownCell]
+
+
+def scaling(material: Material) -> Section | None:
+    """The section; None if no cell ran on ranks."""
+    cells = [cell for cell in material.cells if cell.word("scaling")]
+    if not cells:
+        return None
+    curves = _curves(cells)
+    best = max((cell for cell in cells if cell.ran), key=lambda cell: cell.number("speedup") or 0, default=None)
+    found = "No group of ranks has figures."
+    if best is not None and best.number("speedup"):
+        found = (
+            f"{_ranks(best)} ranks run {_question(best)} {figure(best.number('speedup') or 0)} times as fast as one"
+            f" on {best.place}."
+        )
+    return Section(
+        "scaling",
+        "Several ranks",
+        found,
+        charts=[Chart("scaling", "Speed-up over one rank", partial(_draw, curves))] if curves else [],
+        tables=[_table(cells)],
+        notes=["The time of a group is its slowest rank's. Efficiency is against one rank of the same run."],
+    )
+
+
+def _curves(cells: Sequence[ShownCell]) -> Mapping[str, Curve]:
+    """Cells with a speed-up that differ by their ranks only, by what they ran."""
+    found: dict[str, list[ShownCell]] = {}
+    for cell in cells:
+        if cell.ran and cell.number("speedup"):
+            found.setdefault(f"{_question(cell)} on {cell.place}", []).append(cell)
+    return {name: sorted(curve, key=_ranks) for name, curve in found.items()}
+
+
+def _ranks(cell: ShownCell) -> int:
+    return int(cell.number("ranks") or 1)
+
+
+def _question(cell: ShownCell) -> str:
+    words = [cell.name, cell.word("mode"), f"{cell.size_px} px" if cell.pixels else "", f"({cell.word('scaling')})"]
+    return " ".join(word for word in words if word)
+
+
+def _draw(curves: Mapping[str, Curve], width_inches: float) -> Figure:
+    drawn = canvas(width_inches, 3.8)
+    axes = drawn.subplots()
+    ranks = sorted({1} | {_ranks(cell) for curve in curves.values() for cell in curve})
+    axes.plot(ranks, ranks, color=MUTED, linestyle=":", linewidth=1, label="ideal")
+    for place, (name, curve) in enumerate(curves.items()):
+        own = look(place)
+        (line,) = axes.plot(
+            [_ranks(cell) for cell in curve],
+            [cell.number("speedup") or 0 for cell in curve],
+            color=own.colour,
+            marker=own.marker,
+            linestyle=own.dash,
+            label=name,
+        )
+        tag(line, curve[0])
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(FixedLocator(ranks))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.grid(visible=True)
+    axes.set_xlabel("ranks, logarithmic")
+    axes.set_ylabel("times as fast as one rank, logarithmic", rotation_mode="anchor")
+    legend_below(axes, width_inches)
+    return drawn
+
+
+def _table(cells: Sequence[ShownCell]) -> Table:
+    header = (
+        "device", "model", "mode", "scaling", "resolution [px]", "batch", "ranks", "ms/iteration", "images/s",
+        "speed-up", "efficiency", "communication", "peak of a rank", "status",
+    )  # fmt: skip
+    rows = [
+        row(
+            cell,
+            word(cell.place),
+            word(cell.name),
+            word(cell.word("mode")),
+            word(cell.word("scaling")),
+            word(cell.size_px),
+            word(cell.axes["batch"]),
+            number(_ranks(cell)),
+            number(cell.seconds, 1e-3),
+            number(cell.number("images_per_second") if cell.ran else None),
+            number(cell.number("speedup")),
+            percent(cell.number("efficiency")),
+            percent(cell.number("communication_share")),
+            memory(_peak(cell)),
+            word(cell.status),
+        )
+        for cell in cells
+    ]
+    return Table("Every group of ranks", header, rows)
+
+
+def _peak(cell: ShownCell) -> float | None:
+    peaks = [peak for peak in cell.facts.get("rank_peak_memory_bytes") or () if isinstance(peak, int | float)]
+    return max(peaks, default=cell.peak_bytes)

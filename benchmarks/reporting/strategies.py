@@ -1,0 +1,192 @@
+"""What each strategy costs: time against memory, for the same cell."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.reporting.drawing import COLOURS, MARKERS, canvas, legend_below, plain_numbers, tag
+from benchmarks.reporting.material import Material, ShownCell
+from benchmarks.reporting.section import Chart, Datum, Row, Section, Table, memory, number, row, size, word
+
+_HEIGHT_INCHES = 4.4
+# Two points are a line of the table.
+_LEAST_POINTS = 3
+_MOST_CHARTS = 4
+
+Group = tuple[ShownCell, ...]
+
+
+def strategies(material: Material) -> Section | None:
+    """The section; None if nothing ran with two strategies."""
+    groups = [group for group in _groups(material.iterations) if len([cell for cell in group if cell.ran]) > 1]
+    if not groups:
+        return None
+    groups.sort(key=len, reverse=True)
+    drawn = [group for group in groups if len(_points(group)) >= _LEAST_POINTS][:_MOST_CHARTS]
+    charts = [
+        Chart(f"strategies-{place + 1}" if len(drawn) > 1 else "strategies", _title(group), partial(_draw, group))
+        for place, group in enumerate(drawn)
+    ]
+    notes = ["All strategies compute the same loss and gradient; how far from float64 is in the table."]
+    if drawn:
+        notes.insert(0, "Down and to the left is better: less time, less memory.")
+    return Section(
+        "strategies",
+        "What each strategy costs",
+        _finding(groups[0]),
+        charts=charts,
+        tables=[_table(groups)],
+        notes=notes,
+    )
+
+
+def _points(group: Group) -> list[ShownCell]:
+    return [cell for cell in group if cell.peak_bytes and cell.seconds]
+
+
+def _groups(cells: Sequence[ShownCell]) -> list[Group]:
+    """Cells that differ by strategy and precision only; those of which there are two strategies."""
+    same: dict[tuple[object, ...], list[ShownCell]] = {}
+    for cell in cells:
+        key = (cell.place, *(value for axis, value in cell.axes.items() if axis not in ("strategy", "precision")))
+        same.setdefault(key, []).append(cell)
+    return [tuple(group) for group in same.values() if len({cell.axes["strategy"] for cell in group}) > 1]
+
+
+def _title(group: Group) -> str:
+    return f"Time against memory: {group[0].model} at {group[0].size_px} px on {group[0].place}"
+
+
+def base_of(group: Sequence[ShownCell]) -> ShownCell | None:
+    """What the others are compared with: `plain`, in float32 if that ran."""
+    plain = [cell for cell in group if cell.axes["strategy"] == "plain" and cell.ran]
+    return min(plain, key=lambda cell: cell.axes["precision"] != "float32", default=None)
+
+
+def _draw(group: Group, width_inches: float) -> Figure:
+    ran = _points(group)
+    drawn = canvas(width_inches, _HEIGHT_INCHES)
+    axes = drawn.subplots()
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    precisions = list(dict.fromkeys(cell.axes["precision"] for cell in ran))
+    for place, precision in enumerate(precisions):
+        own = [cell for cell in ran if cell.axes["precision"] == precision]
+        for number_, cell in enumerate(own):
+            (point,) = axes.plot(
+                [(cell.peak_bytes or 0) / 2**20],
+                [cell.seconds or 0],
+                linestyle="none",
+                marker=MARKERS[place],
+                color=COLOURS[place],
+                label=str(precision) if number_ == 0 else None,
+            )
+            tag(point, cell)
+    axes.margins(0.12)
+    _name_points(axes, ran, width_inches)
+    for axis in (axes.xaxis, axes.yaxis):
+        plain_numbers(axis)
+    axes.grid(visible=True)
+    axes.set_xlabel("peak memory [MiB], logarithmic")
+    axes.set_ylabel("seconds per iteration, logarithmic", rotation_mode="anchor")
+    if len(precisions) > 1:
+        legend_below(axes, width_inches)
+    return drawn
+
+
+def _name_points(axes: Axes, ran: Sequence[ShownCell], width_inches: float) -> None:
+    """Its strategy beside each point: where neither a point nor another name is, as near as there is room."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    # In typographic points, as far as that is known before axes and labels have their places.
+    wide, high = 72 * (width_inches - 0.8), 72 * (_HEIGHT_INCHES - 0.9)
+    points = [
+        (
+            math.log((cell.peak_bytes or 0) / 2**20 / left) / math.log(right / left) * wide,
+            math.log((cell.seconds or 0) / bottom) / math.log(top / bottom) * high,
+        )
+        for cell in ran
+    ]
+    taken = [(x - 4, x + 4, y) for x, y in points]
+    for cell, (x, y) in zip(ran, points, strict=True):
+        name = str(cell.axes["strategy"])
+        length = 4.4 * len(name)
+        places = [(side, shift) for shift in (0, 7, -7, 14, -14, 21, -21) for side in ("left", "right")]
+
+        def start(side: str, x: float = x, length: float = length) -> float:
+            return x + 6 if side == "left" else x - 6 - length
+
+        free = [
+            (side, shift)
+            for side, shift in places
+            if 0 < start(side) < wide - length
+            and not any(
+                low < start(side) + length and start(side) < end and abs(y + shift - other) < 8
+                for low, end, other in taken
+            )
+        ]
+        side, shift = free[0] if free else places[0]
+        taken.append((start(side), start(side) + length, y + shift))
+        text = axes.annotate(
+            name,
+            ((cell.peak_bytes or 0) / 2**20, cell.seconds or 0),
+            xytext=(6 if side == "left" else -6, shift),
+            textcoords="offset points",
+            ha="left" if side == "left" else "right",
+            va="center",
+            fontsize=7.5,
+        )
+        tag(text, cell)
+
+
+def _finding(group: Group) -> str:
+    base, ran = base_of(group), [cell for cell in group if cell.seconds]
+    where = f"{group[0].model} at {group[0].size_px} px on {group[0].place}"
+    fastest = min(ran, key=lambda cell: cell.seconds or 0)
+    if base is None or not base.seconds:
+        return f"{where}: plain has no figures; {fastest.variant or 'plain'} is the fastest that ran."
+    share = f"takes {(fastest.seconds or 0) / base.seconds:.2f} of plain's time"
+    said = f"{where}: " + ("nothing is faster than plain" if fastest is base else f"{_called(fastest)} {share}")
+    least = min((cell for cell in ran if cell.peak_bytes), key=lambda cell: cell.peak_bytes or 0, default=None)
+    if least is None or not base.peak_bytes:
+        return said + "."
+    return f"{said}; {_called(least)} takes {(least.peak_bytes or 0) / base.peak_bytes:.2f} of its memory."
+
+
+def _called(cell: ShownCell) -> str:
+    precision = cell.axes["precision"]
+    return f"{cell.axes['strategy']}" + ("" if precision == "float32" else f" in {precision}")
+
+
+def _table(groups: Sequence[Group]) -> Table:
+    header = (
+        "device", "model", "resolution [px]", "strategy", "precision", "ms/iteration", "time / plain", "peak memory",
+        "memory / plain", "gradient deviation", "compile [s]", "status",
+    )  # fmt: skip
+    rows = [_row(cell, base_of(group)) for group in groups for cell in group]
+    return Table("Time and memory of every strategy, relative to plain", header, rows)
+
+
+def _row(cell: ShownCell, base: ShownCell | None) -> Row:
+    deviation = cell.number("gradient_deviation")
+    return row(
+        cell,
+        word(cell.place),
+        word(cell.model),
+        size(cell),
+        word(cell.axes["strategy"]),
+        word(cell.axes["precision"]),
+        number(cell.seconds, 1e-3),
+        _ratio(cell.seconds, None if base is None else base.seconds),
+        memory(cell.peak_bytes),
+        _ratio(cell.peak_bytes, None if base is None else base.peak_bytes),
+        word(None) if deviation is None else Datum(f"{deviation:.1e}", deviation),
+        number(cell.number("compile_seconds")),
+        word(cell.status),
+    )
+
+
+def _ratio(value: float | None, base: float | None) -> Datum:
+    return Datum(f"{value / base:.2f}", value / base) if value and base else word(None)
