@@ -10,6 +10,7 @@ pytest_plugins = [
     "fixtures.against",
     "fixtures.saved_pictures",
     "fixtures.measuring",
+    "fixtures.generating",
     "fixtures.search",
     "fixtures.summary",
     "fixtures.limits",

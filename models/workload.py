@@ -43,6 +43,8 @@ class Workload:
         weights: `random`, `imagenet` or a path.
         mode: what a classifier's iteration is, one of `models.MODES`; empty for steps that have no modes.
         ranks: how many processes share the work; torch.distributed tells each which of them it is.
+        iterations: of a picture that is generated, at all its sizes together; 0 for steps that may go on for ever.
+        unfinished: path of the file in which an interrupted picture is kept; empty for none.
         size: how much a limit of the device is measured with, in the unit of `models.quantities`; 0 elsewhere.
     """
 
@@ -63,6 +65,8 @@ class Workload:
     seed: int = 0
     tile_px: int = 0
     ranks: int = 1
+    iterations: int = 0
+    unfinished: str = ""
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:

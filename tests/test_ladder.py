@@ -12,6 +12,7 @@ FORBIDDEN = {"models": {"fixtures", "benchmarks", "pytest"}, "fixtures": {"bench
 WORKER_SIDE = {
     "fixtures/burden.py",
     "fixtures/devices.py",
+    "fixtures/drawing.py",
     "fixtures/memory_parts.py",
     "fixtures/prediction.py",
     "fixtures/rank_main.py",

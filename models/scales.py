@@ -1,0 +1,70 @@
+"""From coarse to fine: the sizes through which a picture is generated. No torch here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+# Half a painter's stroke: below, a picture of usual proportions has no more than patches of colour to settle.
+COARSEST_PX = 128
+
+
+@dataclass
+class Scale:
+    """One size of a picture in the making, and what has been done at it.
+
+    Attributes:
+        width, height: in pixels.
+        iterations: how many it is to have.
+        preparing_seconds: what building network, targets and optimiser took.
+        durations_seconds: of the iterations so far, in order.
+        first_loss, last_loss: None before the first iteration is looked at.
+    """
+
+    width: int
+    height: int
+    iterations: int
+    preparing_seconds: float = 0.0
+    durations_seconds: list[float] = field(default_factory=list)
+    first_loss: float | None = None
+    last_loss: float | None = None
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+    @property
+    def done(self) -> bool:
+        return len(self.durations_seconds) >= self.iterations
+
+    @property
+    def seconds(self) -> float:
+        """What it has taken so far."""
+        return self.preparing_seconds + sum(self.durations_seconds)
+
+
+def coarse_to_fine(width: int, height: int, iterations: int, least_px: int = 1) -> list[Scale]:
+    """Sizes that double up to the one asked for, with even shares of the iterations, the remainder to the coarse ones.
+
+    Gatys et al. 2017, "Controlling Perceptual Factors in Neural Style Transfer", section 6.2: what a network sees of a
+    large picture at once is small, so large structures are made at a small size, whose result the next one begins with.
+
+    Args:
+        least_px: shortest side that the network takes; no size is smaller than that, or than COARSEST_PX.
+    """
+    sizes = [(width, height)]
+    while len(sizes) < iterations and min(sizes[0]) >= 2 * max(COARSEST_PX, least_px):
+        sizes.insert(0, (round(sizes[0][0] / 2), round(sizes[0][1] / 2)))
+    share, rest = divmod(iterations, len(sizes))
+    return [Scale(*size, share + (place < rest)) for place, size in enumerate(sizes)]
+
+
+def seconds_left(scales: Sequence[Scale]) -> float | None:
+    """How long the rest is going to take, in proportion to its pixels; None before the first iteration.
+
+    By the pace of the size in hand alone: small sizes leave a device idle and say little of large ones.
+    """
+    begun = [scale for scale in scales if scale.durations_seconds]
+    if not begun:
+        return None
+    latest = begun[-1]
+    pace = sum(latest.durations_seconds) / len(latest.durations_seconds) / latest.pixels
+    return sum(pace * scale.pixels * (scale.iterations - len(scale.durations_seconds)) for scale in scales)

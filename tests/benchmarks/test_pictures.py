@@ -1,0 +1,74 @@
+from PIL import Image
+
+from fixtures.generating import command_facts
+from fixtures.options import PICTURES
+from models import unfinished
+from models.steps.generation import Generation
+from models.workload import Workload
+
+FED = {"content": str(PICTURES / "content.jpg"), "style": str(PICTURES / "style.jpg")}
+GENERATE = ("--benchmark-only", "benchmarks/test_generate.py", "--model=nin", "--resolution=64")
+
+
+def test_style_cells_keep_their_pictures_and_the_record_says_where(suite, tmp_path):
+    done = suite.run(
+        "--benchmark-only",
+        "-k",
+        "style_iteration",
+        "--model=tiny",
+        "--resolution=32x24",
+        f"--save-images={tmp_path}/kept",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (cell,) = suite.recorded()["cells"]
+    with Image.open(tmp_path / cell["picture"]) as picture:
+        assert picture.size == (32, 24)
+        assert int(picture.text["iterations"]) == cell["warmup_iterations"] + len(cell["durations_seconds"])
+        assert picture.text["commit"].startswith(suite.recorded()["commit"]["id"])
+
+
+def test_a_folder_for_pictures_that_cannot_be_is_one_sentence_before_anything_runs(suite, tmp_path):
+    (tmp_path / "file").touch()
+    done = suite.run("--benchmark-only", "-k", "style_iteration", "--model=tiny", f"--save-images={tmp_path}/file")
+    assert done.returncode == 4, done.stdout
+    assert "pictures cannot be written to" in done.stdout + done.stderr
+    assert not suite.record.exists()
+
+
+class Asked:
+    """As much of the settings as a command is known by."""
+
+    iterations, weights, content, style = 5, "random", FED["content"], FED["style"]
+
+
+def begun(path):
+    workload = Workload("x", "models.nin:nin", "cpu", 64, 64, iterations=5, **FED)
+    generation = Generation(workload)
+    generation.prepare()
+    generation()
+    generation.count(123.0)
+    generation.note_loss(generation.loss())
+    generation.save(path, command_facts(Asked))
+
+
+def test_an_interrupted_picture_is_gone_on_with_by_the_same_command_only(suite, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    kept = tmp_path / "pictures" / "test_generate-cpu-nin-64px-adam-float32-plain.unfinished"
+    begun(kept)
+    other = suite.run(*GENERATE, "--iterations=6")
+    assert other.returncode == 4
+    assert "of another command (iterations 5, not 6)" in other.stdout + other.stderr
+    assert unfinished.read_facts(kept)["scales"][0]["durations_seconds"] == [123.0]
+    same = suite.run(*GENERATE, "--iterations=5")
+    assert same.returncode == 0, same.stdout + same.stderr
+    (cell,) = suite.recorded()["cells"]
+    assert cell["durations_seconds"][0] == 123.0
+    assert len(cell["durations_seconds"]) == cell["iterations"] == 5
+    (scale,) = cell["scales"]
+    assert (scale["width"], scale["iterations"]) == (64, 5)
+    assert scale["seconds"] > 123.0
+    assert scale["last_loss"] == cell["last_loss"] < scale["first_loss"] == cell["first_loss"]
+    with Image.open(tmp_path / cell["picture"]) as picture:
+        assert picture.size == (64, 64)
+        assert picture.text["iterations"] == "5"
+    assert not kept.exists()
