@@ -42,6 +42,15 @@ class Span(NamedTuple):
             return self if self.length else other
         return Span(min(self.start, other.start), max(self.stop, other.stop))
 
+    def shared(self, other: "Span") -> "Span":
+        """What both have; empty if that is nothing."""
+        start = max(self.start, other.start)
+        return Span(start, max(start, min(self.stop, other.stop)))
+
+    def seen_from(self, origin: int) -> "Span":
+        """The same positions, counted from `origin`."""
+        return Span(self.start - origin, self.stop - origin)
+
 
 @dataclass(frozen=True)
 class Window:
@@ -140,6 +149,15 @@ class Strip:
         """The last level that is computed."""
         return max((level for level, span in enumerate(self.need) if span.length), default=0)
 
+    def seen_from(self, origins: Sequence[int]) -> "Strip":
+        """The same strip with the positions of each level counted from an origin of its own."""
+        own, need, reads = (
+            # What a layer reads is of the level below it: there is one less.
+            tuple(span.seen_from(origin) for span, origin in zip(spans, origins, strict=False))
+            for spans in (self.own, self.need, self.reads)
+        )
+        return Strip(own, need, reads, self.padding)
+
 
 def strips(chain: Sequence[Window], size_px: int, side_px: int, taps: Collection[int]) -> tuple[Strip, ...]:
     """Cut `size_px` into strips of at most `side_px`, as equal as alignment allows.
@@ -154,10 +172,23 @@ def strips(chain: Sequence[Window], size_px: int, side_px: int, taps: Collection
     step = alignment(chain)
     if side_px < step:
         raise InputError(f"a tile of {side_px} px is too small; the smallest that this network allows is {step} px")
-    levels = sizes(chain, size_px)
-    units = -(-size_px // step)
+    return strips_between(chain, size_px, even_cuts(0, size_px, side_px, step), taps)
+
+
+def even_cuts(start_px: int, stop_px: int, side_px: int, step: int) -> list[int]:
+    """Where to cut from `start_px` to `stop_px` so that pieces are as equal as multiples of `step` allow, and none is
+    longer than `side_px`; the last cut may lie behind the end.
+    """
+    units = -(-(stop_px - start_px) // step)
     count = -(-units // (side_px // step))
-    cuts = [number * units // count * step for number in range(count + 1)]
+    return [start_px + number * units // max(1, count) * step for number in range(count + 1)]
+
+
+def strips_between(
+    chain: Sequence[Window], size_px: int, cuts: Sequence[int], taps: Collection[int]
+) -> tuple[Strip, ...]:
+    """The strips of `size_px` that lie between neighbouring cuts, which are multiples of the alignment."""
+    levels = sizes(chain, size_px)
     return tuple(_strip(chain, levels, Span(start, stop), taps) for start, stop in itertools.pairwise(cuts))
 
 

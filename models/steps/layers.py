@@ -24,6 +24,7 @@ class Layer:
         run: the layer without padding of its own, on a piece that carries the given padding.
         padding_value: what the piece is padded with.
         pointwise: each output depends on the input at the same place alone, and zero stays zero.
+        products: multiplications for all channels of one position of the output, where these are worth counting.
     """
 
     rows: Window
@@ -31,6 +32,7 @@ class Layer:
     run: Callable[[Tensor, Padding], Tensor]
     padding_value: float = 0.0
     pointwise: bool = False
+    products: int = 0
 
 
 def layers_of(network: StyleNetwork, count: int, strategy: str) -> tuple[Layer, ...]:
@@ -86,7 +88,7 @@ def _convolution(module: nn.Module) -> Layer:
     def run(piece: Tensor, _: Padding) -> Tensor:
         return functional.conv2d(piece, module.weight, module.bias, module.stride, 0, module.dilation, module.groups)
 
-    return Layer(axis(0), axis(1), run)
+    return Layer(axis(0), axis(1), run, products=module.weight.numel())
 
 
 def _max_pooling(module: nn.Module) -> Layer:

@@ -85,18 +85,35 @@ def style_task(workload: Workload) -> StyleTask:
     Raises:
         InputError: a picture or weights that cannot be had.
     """
-    device = torch.device(workload.device)
-    network: StyleNetwork = resolve(workload.model)()
-    weights.load(network, workload.weights, device, workload.seed)
-    # Departure from the paper, which lets the style picture have its own size: it gets the image's, as in the
-    # paper's code, so that a cell's cost is given by the cell's resolution alone.
-    content, style = (
-        pictures.fit(pictures.read(path), workload.width, workload.height).to(device)
-        if path
-        else torch.rand(1, 3, workload.height, workload.width, device=device)
-        for path in (workload.content, workload.style)
-    )
+    network = loaded_network(workload)
+    content, style = (picture(path, workload) for path in (workload.content, workload.style))
     return StyleTask(network, content, style, workload.precision, workload.tile_px)
+
+
+def loaded_network(workload: Workload) -> StyleNetwork:
+    """The workload's network with weights, on its device.
+
+    Raises:
+        InputError: weights that cannot be had.
+    """
+    network: StyleNetwork = resolve(workload.model)()
+    weights.load(network, workload.weights, torch.device(workload.device), workload.seed)
+    return network
+
+
+def picture(path: str, workload: Workload) -> Tensor:
+    """The picture of that path, or noise where it is empty, on the workload's device and of its size.
+
+    Departure from the paper, which lets the style picture have its own size: it gets the image's, as in the paper's
+    code, so that a cell's cost is given by the cell's resolution alone.
+
+    Raises:
+        InputError: a picture that cannot be had.
+    """
+    device = torch.device(workload.device)
+    if not path:
+        return torch.rand(1, 3, workload.height, workload.width, device=device)
+    return pictures.fit(pictures.read(path), workload.width, workload.height).to(device)
 
 
 def first_image(task: StyleTask) -> Tensor:

@@ -1,13 +1,14 @@
 """A network run on single tiles of an image, each layer exactly as it is on the whole."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.errors import InputError
 from models.network import StyleNetwork
 from models.steps import geometry
+from models.steps.bands import Bands, bands_of
 from models.steps.geometry import Owned, Tile
 from models.steps.layers import Layer, layers_of, pad
 
@@ -42,6 +43,10 @@ class TileChain:
         taps: names of the layers where a loss looks.
         strategy: what error messages call the one who asks.
 
+    Attributes:
+        taps: names of the layers where a loss looks, by their level.
+        channels: of these layers, by their name.
+
     Raises:
         InputError: a layer that cannot be tiled.
     """
@@ -54,6 +59,7 @@ class TileChain:
         self._rows = [layer.rows for layer in self._layers]
         self._columns = [layer.columns for layer in self._layers]
         self._mean, self._std = network.mean, network.std
+        self.channels = {name: channels for name, channels in _channels(network) if name in self.taps.values()}
 
     def smallest_side(self) -> int:
         """Side in pixels of the smallest tile."""
@@ -74,16 +80,35 @@ class TileChain:
         Raises:
             InputError: the side is smaller than `smallest_side`.
         """
-        least = self.smallest_side()
-        if side_px < least:
-            raise InputError(
-                f"a tile of {side_px} px is too small; the smallest that this model allows is --tile={least}"
-            )
+        self._check(side_px)
         return geometry.tiles(
             geometry.strips(self._rows, height, side_px, self.taps),
             geometry.strips(self._columns, width, side_px, self.taps),
             self.taps,
         )
+
+    def bands(self, height: int, width: int, side_px: int, ranks: int) -> Bands:
+        """The shares of so many ranks of the image, in tiles of at most `side_px`.
+
+        Raises:
+            InputError: the side is smaller than `smallest_side`.
+        """
+        self._check(side_px)
+        products = [layer.products for layer in self._layers]
+        return bands_of(self._rows, self._columns, (height, width), side_px, ranks, self.taps, products)
+
+    def _check(self, side_px: int) -> None:
+        least = self.smallest_side()
+        if side_px < least:
+            raise InputError(
+                f"a tile of {side_px} px is too small; the smallest that this model allows is --tile={least}"
+            )
+
+    def extent(self, name: str, tiles: Sequence[Tile]) -> tuple[int, int]:
+        """Height and width of what these tiles own of a layer where a loss looks, counted from its first position."""
+        [level] = [level for level, tap in self.taps.items() if tap == name]
+        rows, columns = ([getattr(tile, axis).own[level].stop for tile in tiles] for axis in ("rows", "columns"))
+        return max(rows, default=0), max(columns, default=0)
 
     def pixels(self, image: Tensor, tile: Tile) -> Tensor:
         """A view of the pixels that a tile needs, halo included."""
@@ -118,6 +143,14 @@ class TileChain:
                 top, left = tile.rows.need[level + 1].start, tile.columns.need[level + 1].start
             piece = layer.run(piece, (*tile.columns.padding[level], *tile.rows.padding[level]))
         return piece
+
+
+def _channels(network: StyleNetwork) -> Iterator[tuple[str, int]]:
+    """Name and channels of each layer of the network."""
+    channels = 3
+    for name, module in network.layers.named_children():
+        channels = module.out_channels if isinstance(module, nn.Conv2d) else channels
+        yield name, channels
 
 
 def _laid_at(layers: Sequence[Layer]) -> dict[int, int]:

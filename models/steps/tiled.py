@@ -21,7 +21,7 @@ never in what they own. Of every layer, for one tile:
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -84,39 +84,63 @@ class Slopes:
     content: float = 0.0
 
 
-class TiledObjective:
-    """The numbers of `PlainObjective`, in two passes over tiles.
+@dataclass(frozen=True)
+class Share:
+    """The tiles of a picture that are computed here, of those that its losses are summed over.
 
-    Raises:
-        InputError: the network has a layer that cannot be tiled, or the tile is too small for it.
+    Attributes:
+        pixels: of the whole picture.
+        sizes: height and width of each layer where a loss looks, of the whole picture.
+        tiles: those that are computed here: all of them, unless there are other ranks.
     """
 
-    def __init__(self, task: StyleTask) -> None:
+    pixels: int
+    sizes: Mapping[str, tuple[int, int]]
+    tiles: Sequence[Tile]
+
+
+class TilePasses:
+    """The two passes over some of an image's tiles, with what they compare with.
+
+    Args:
+        task: its pictures are what the tiles need of them.
+        content, style: share of the image and of the style picture.
+        combine: from the sums over the tiles here, those over all tiles of the picture.
+    """
+
+    def __init__(
+        self,
+        task: StyleTask,
+        chain: TileChain,
+        content: Share,
+        style: Share,
+        combine: Callable[[Statistics], Statistics],
+    ) -> None:
         self._network = network = task.network
         self._precision = task.precision
-        self._chain = TileChain(network, network.taps)
-        height, width = task.content.shape[-2:]
-        self.tile_px = task.tile_px or max(DEFAULT_TILE_PX, self._chain.smallest_side())
-        self.tiles = self._chain.tiles(height, width, self.tile_px)
-        self._sizes = self._chain.sizes(height, width)
+        self._chain = chain
+        self._combine = combine
+        self.tiles = content.tiles
+        self._pixels, self._sizes = content.pixels, content.sizes
+        self._content_numbers = chain.channels[network.content_layer] * math.prod(self._sizes[network.content_layer])
         # Told after each tile how many are done, and how many an iteration has.
         self.progress: Callable[[int, int], None] = _tell_nobody
         self._done = 0
         with torch.no_grad(), arithmetic(task.precision, task.content.device.type):
             self._content_target = self._content_features(task.content)
-            self._gram_targets = self._gram_matrices(task.style)
+            self._gram_targets = self._gram_matrices(task.style, style)
 
-    def __call__(self, image: Tensor) -> Tensor:
-        image.grad = None
+    def evaluate(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss at the image, shape (), and what these tiles add to its gradient, shape of the image."""
         self._done = 0
         others, last = self.tiles[:-1], self.tiles[-1:]
         slopes = Slopes()
-        scale = loss_scale(self._precision, image[0, 0].numel())
+        scale = loss_scale(self._precision, self._pixels)
         with torch.no_grad(), arithmetic(self._precision, image.device.type):
             found = self.statistics(image, others)
             # The last tile of pass 1 keeps its graph and is the first of pass 2: one tile less to compute again.
             kept = [(tile, *self._forward(image, tile, slopes, found)) for tile in self._told(walk(last))]
-            loss = self.settle(found, slopes, scale)
+            loss = self.settle(self._combine(found), slopes, scale)
             gradient = torch.zeros_like(image)
             for tile, pixels, end in kept:
                 self._backward(tile, pixels, end, gradient)
@@ -125,8 +149,7 @@ class TiledObjective:
             self.add_gradient(image, others, slopes, gradient)
         if scale != 1.0:
             gradient /= scale
-        image.grad = gradient
-        return loss
+        return loss, gradient
 
     def statistics(self, image: Tensor, tiles: Sequence[Tile]) -> Statistics:
         """Pass 1 over some of the tiles."""
@@ -145,7 +168,7 @@ class TiledObjective:
         network = self._network
         assert found.squares is not None, "some tile owns each position of the content layer"
         # Half the mean of squares, as in `content_loss`.
-        content = network.content_weight / self._content_target.numel()
+        content = network.content_weight / self._content_numbers
         slopes.content = content * scale
         loss = found.squares * (content / 2)
         for name, weight in network.style_layers.items():
@@ -201,38 +224,37 @@ class TiledObjective:
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
     def _content_features(self, content: Tensor) -> Tensor:
-        """Features of the content picture, whole: shape (1, channels, height, width)."""
+        """Features of the content picture that these tiles own: shape (1, channels, height, width), empty if none."""
         layer = self._network.content_layer
-        chain = TileChain(self._network, [layer])
-        height, width = content.shape[-2:]
+        size = self._chain.extent(layer, self.tiles)
         whole: list[Tensor] = []
 
-        def visit(_: str, features: Tensor, place: Place) -> Tensor:
-            owned = _owned(features, place)
-            if not whole:
-                whole.append(owned.new_empty(1, owned.shape[1], *chain.sizes(height, width)[layer]))
-            place.in_level(whole[0]).copy_(owned)
+        def visit(name: str, features: Tensor, place: Place) -> Tensor:
+            if name == layer:
+                owned = _owned(features, place)
+                if not whole:
+                    whole.append(owned.new_empty(1, owned.shape[1], *size))
+                place.in_level(whole[0]).copy_(owned)
             return features
 
-        for tile in walk(chain.tiles(height, width, self.tile_px)):
-            chain.run(chain.pixels(content, tile), tile, visit)
-        return whole[0]
+        for tile in walk(self.tiles):
+            self._chain.run(self._chain.pixels(content, tile), tile, visit)
+        return whole[0] if whole else content.new_empty(0)
 
-    def _gram_matrices(self, style: Tensor) -> dict[str, Tensor]:
+    def _gram_matrices(self, style: Tensor, share: Share) -> dict[str, Tensor]:
         """Gram matrices of the style picture, shape (channels, channels)."""
-        chain = TileChain(self._network, self._network.style_layers)
-        height, width = style.shape[-2:]
         found = Statistics()
 
         def visit(name: str, features: Tensor, place: Place) -> Tensor:
-            with torch.autocast(features.device.type, enabled=False):
-                found.add_gram(name, _owned(features, place))
+            if name in self._network.style_layers:
+                with torch.autocast(features.device.type, enabled=False):
+                    found.add_gram(name, _owned(features, place))
             return features
 
-        for tile in walk(chain.tiles(height, width, self.tile_px)):
-            chain.run(chain.pixels(style, tile), tile, visit)
-        sizes = chain.sizes(height, width)
-        return {name: gram / math.prod(sizes[name]) for name, gram in found.grams.items()}
+        for tile in walk(share.tiles):
+            self._chain.run(self._chain.pixels(style, tile), tile, visit)
+        grams = self._combine(found).grams
+        return {name: gram / math.prod(share.sizes[name]) for name, gram in grams.items()}
 
     def _told(self, tiles: Iterable[Tile]) -> Iterable[Tile]:
         for tile in tiles:
@@ -242,6 +264,25 @@ class TiledObjective:
     def _tell(self, tiles: int) -> None:
         self._done += tiles
         self.progress(self._done, 2 * len(self.tiles))
+
+
+class TiledObjective(TilePasses):
+    """The numbers of `PlainObjective`, in two passes over tiles.
+
+    Raises:
+        InputError: the network has a layer that cannot be tiled, or the tile is too small for it.
+    """
+
+    def __init__(self, task: StyleTask) -> None:
+        chain = TileChain(task.network, task.network.taps)
+        self.tile_px = tile_side(task.tile_px, chain)
+        content, style = (_whole(chain, picture, self.tile_px) for picture in (task.content, task.style))
+        super().__init__(task, chain, content, style, combine=_as_they_are)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        image.grad = None
+        loss, image.grad = self.evaluate(image)
+        return loss
 
 
 class _KnownGradient(torch.autograd.Function):
@@ -261,6 +302,20 @@ class _KnownGradient(torch.autograd.Function):
             total = gradient.clone()
             ctx.place.in_piece(total).add_(ctx.known(_owned(features, ctx.place)))
         return total, None, None
+
+
+def tile_side(asked_px: int, chain: TileChain) -> int:
+    """Side of the largest tile, in pixels; 0 leaves it to this."""
+    return asked_px or max(DEFAULT_TILE_PX, chain.smallest_side())
+
+
+def _whole(chain: TileChain, picture: Tensor, tile_px: int) -> Share:
+    height, width = picture.shape[-2:]
+    return Share(height * width, chain.sizes(height, width), chain.tiles(height, width, tile_px))
+
+
+def _as_they_are(found: Statistics) -> Statistics:
+    return found
 
 
 def _tell_nobody(done: int, every: int) -> None:
