@@ -20,7 +20,7 @@ from fixtures.floors import largest_floor, read_floors
 from fixtures.parsing import listed, one_of, share
 from fixtures.record_files import COMPARED_FACTS, Identity, RecordFile, cell_id, differences, read_record
 from fixtures.tables import markdown_table, table
-from fixtures.verdicts import COMPARED_HEADER, FAILING, Limits, compared_row
+from fixtures.verdicts import COMPARED_HEADER, FAILING, Limits, compared_row, explained
 from models.errors import InputError
 
 PASS, REGRESSION, CANNOT_COMPARE, INCONCLUSIVE = 0, 1, 2, 3
@@ -167,7 +167,7 @@ def _annotations(verdicts: Mapping[str, Details]) -> list[str]:
     """Workflow commands: GitHub shows them at the pull request."""
 
     def line(kind: str, name: str, details: Mapping[str, Any]) -> str:
-        text = f"{name} {details['verdict']}: {details['comparison']['reason']}"
+        text = f"{name} {details['verdict']}: {explained(details['comparison'])}"
         return f"::{kind} title=goghmark::" + text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
     kinds = dict.fromkeys(FAILING, "error") | {"inconclusive": "warning"}

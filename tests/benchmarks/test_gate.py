@@ -216,6 +216,15 @@ def test_markdown_and_annotations_name_the_cell(files, tmp_path, capsys, monkeyp
     assert "| `test_style_iteration[cpu-nin-64px]` | regressed |" in (tmp_path / "summary.md").read_text()
 
 
+def test_a_disturbed_cell_is_marked_with_the_side_that_was(files, capsys):
+    hot, shared = {"throttled": ["hw_slowdown"], "shared": False}, {"throttled": [], "shared": True}
+    assert files([cell(telemetry=shared)], [cell(median=0.02, telemetry=hot)]) == 1
+    said = capsys.readouterr().out
+    assert "; before shared with others; now throttled (hw_slowdown)" in said
+    assert files([cell(telemetry=None)], [cell()]) == 0
+    assert "throttled" not in capsys.readouterr().out
+
+
 def test_the_command_imports_no_torch():
     check = "import sys; import benchmarks.gate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT, check=False).returncode == 0
