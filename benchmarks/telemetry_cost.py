@@ -1,0 +1,145 @@
+"""What does watching the device cost? One warm cell, in blocks with telemetry and without, in an order of chance.
+
+python -m benchmarks.telemetry_cost --device=cpu --model=nin --resolution=128 --minutes=10
+
+A block lasts long enough to be read several times. What stands for a side is the mean of its iterations, not the
+fastest one: telemetry disturbs some iterations and spares the others. The interval is that of `fixtures.decision`,
+and misses in one of a hundred runs at most.
+
+Exit code: 0 the cost is below --most, 1 it is above, 2 it cannot be measured, 3 neither could be shown.
+"""
+
+import argparse
+import random
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import models
+from fixtures.alternation import Alternated, alternate
+from fixtures.decision import drop_of, log_slowdown
+from fixtures.launchers import SUITE, launcher_here
+from fixtures.parsing import one_of, resolution, seconds, share
+from fixtures.running import CellEnded, Effort, Runner
+from fixtures.schema import Cell, Measurement
+from fixtures.watchers import Watchers
+from fixtures.watching import INTERVAL_SECONDS
+from fixtures.workers import CellFailed
+from models.errors import InputError
+
+T = TypeVar("T")
+
+BELOW, ABOVE, CANNOT_MEASURE, OPEN = 0, 1, 2, 3
+# How often each bound may miss.
+_LEVEL = 0.005
+# A block with telemetry is read when it begins, when it ends, and so many times in between.
+_READINGS_IN_A_BLOCK = 4
+_STEP = "models.steps.style:StyleIteration"
+_TIMEOUT_SECONDS = 300.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    options = _parser().parse_args(arguments)
+    launcher = launcher_here()
+    try:
+        with launcher.worker() as worker:
+            survey = worker.call("survey", timeout_seconds=_TIMEOUT_SECONDS)
+        one_of("device", survey["devices"])(options.device)
+        pictures = {name: str(SUITE / "fixtures" / "pictures" / f"{name}.jpg") for name in ("content", "style")}
+        budget_seconds, threshold = 60 * options.minutes, log_slowdown(options.most)
+        life_seconds = _TIMEOUT_SECONDS + 2 * budget_seconds
+        runner = Runner(
+            launcher, models.STYLE_NETWORKS, {"weights": "random", **pictures}, life_seconds, None, steady=True
+        )
+        size = options.resolution
+        cell = Cell("telemetry_cost", options.device, options.model, size.asked, size.width, size.height)
+        done = measured(runner, cell, Watchers(survey["addresses"]), budget_seconds, threshold)
+    except (InputError, ValueError, CellEnded, CellFailed) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return CANNOT_MEASURE
+    finally:
+        launcher.close()
+    print(said(done))
+    return {"slower": ABOVE, "open": OPEN}.get(done.interval.side(threshold), BELOW)
+
+
+def measured(runner: Runner, cell: Cell, watchers: Watchers, budget_seconds: float, threshold: float) -> Alternated:
+    """Alternate blocks of a warm cell; the candidate is the one that is watched.
+
+    Raises:
+        CellEnded: the cell failed.
+        InputError: the device cannot be watched, so that there is no cost.
+    """
+    with runner.warm(cell, _STEP, Effort(0.0)) as life, life.ended():
+
+        def block(side: str, block_seconds: float) -> list[float]:
+            if side == "baseline":
+                found: list[float] = life.call("measure", seconds=block_seconds, least_rounds=1)["durations_seconds"]
+                return found
+            watch = watchers(cell.device, 1)
+            with watch.measuring():
+                found = life.call("measure", seconds=block_seconds, least_rounds=1)["durations_seconds"]
+            told = watch.facts(Measurement(tuple(found), 0, None, None, None, 0, None))
+            if not told or not told.get("readings"):
+                raise InputError(f"{cell.device} cannot be watched: {told and told['unavailable']}")
+            return found
+
+        return alternate(
+            block,
+            _READINGS_IN_A_BLOCK * INTERVAL_SECONDS,
+            budget_seconds,
+            _LEVEL,
+            threshold,
+            random.Random(),  # noqa: S311 - a coin, no secret
+            stands_for=statistics.fmean,
+        )
+
+
+def said(done: Alternated) -> str:
+    """One sentence: what telemetry takes of the rate."""
+    cost, low, high = (
+        drop_of(bound) * 100 for bound in (done.interval.estimate, done.interval.low, done.interval.high)
+    )
+    return (
+        f"telemetry takes {cost:+.3f} % of the rate ({low:+.3f} to {high:+.3f} %), by {len(done.values)} pairs"
+        f" of blocks in {done.spent_seconds:.0f} s"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.telemetry_cost",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--device", default="cpu", help="(default: cpu)")
+    add("--model", default="nin", type=_of(one_of("model", models.STYLE_NETWORKS)), help="(default: nin)")
+    add("--resolution", default="128", type=_of(resolution), help="a side or WIDTHxHEIGHT in pixels (default: 128)")
+    add(
+        "--minutes",
+        default="10",
+        metavar="M",
+        type=_of(seconds),
+        help="time to decide in; it ends sooner when all is clear (default: 10)",
+    )
+    add("--most", default="1%", metavar="SHARE", type=_of(share), help="cost that is let pass (default: 1%%)")
+    return parser
+
+
+def _of(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """The parser of an option, so that argparse says its sentence."""
+
+    def parsed(word: str) -> T:
+        try:
+            return parse(word)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return parsed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
