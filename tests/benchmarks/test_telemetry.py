@@ -1,6 +1,7 @@
 """`--telemetry` from the command line, and what it costs."""
 
 import contextlib
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -56,6 +57,7 @@ class Warm:
         return contextlib.nullcontext()
 
     def call(self, method, seconds, least_rounds):
+        time.sleep(0.002)  # so that there are some dozens of pairs
         self.seconds *= 1.001
         durations = [self.seconds] * 10
         if self.watched:  # only some iterations are disturbed
