@@ -6,6 +6,7 @@ import re
 import signal
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -61,8 +62,16 @@ def test_axes_stand_in_the_id_only_if_they_were_asked_for(suite):
 
 
 def test_what_a_cell_does_to_its_process_does_not_end_the_run(suite):
-    done = suite.run(*ONLY, "--model=dies,overflows,hangs,tiny", "--resolution=64", "--cell-timeout=4")
+    junit = suite.record.with_name("junit.xml")
+    done = suite.run(
+        *ONLY, "--model=dies,overflows,hangs,tiny", "--resolution=64", "--cell-timeout=4", f"--junit-xml={junit}"
+    )
     assert done.returncode == 1
+    assert properties_of(junit, "dies") == {"model": "dies", "status": "crash", "cause": "SIGABRT", "phase": "build"}
+    tiny, recorded = properties_of(junit, "tiny"), suite.recorded()["cells"][-1]
+    assert (tiny["status"], tiny["precision"]) == ("ok", "float32")
+    for key in ("iterations_per_minute", "images_per_second", "peak_memory_bytes"):
+        assert float(tiny[key]) == recorded[key]
     assert "3 failed, 1 passed" in done.stdout
     status = {cell["model"]: (cell["status"], cell.get("phase")) for cell in suite.recorded()["cells"]}
     assert status == {
@@ -73,6 +82,13 @@ def test_what_a_cell_does_to_its_process_does_not_end_the_run(suite):
     }
     assert "last lines of the worker:" in done.stdout
     assert "in forward" in done.stdout
+
+
+def properties_of(junit, model):
+    """The suite's properties of the test case of a model, without its prefix; of a failed one what says why."""
+    (case,) = (case for case in ElementTree.parse(junit).iter("testcase") if f"-{model}-" in case.get("name"))
+    found = {entry.get("name").removeprefix("goghmark_"): entry.get("value") for entry in case.iter("property")}
+    return found if found["status"] == "ok" else {key: found[key] for key in ("model", "status", "cause", "phase")}
 
 
 def test_an_image_that_does_not_fit_is_a_category_and_no_failure(suite):
