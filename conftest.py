@@ -2,6 +2,7 @@
 
 pytest_plugins = [
     "fixtures.options",
+    "fixtures.interruption",
     "fixtures.catalog",
     "fixtures.machine",
     "fixtures.matrix",

@@ -20,7 +20,7 @@ from fixtures.floors import largest_floor, read_floors
 from fixtures.parsing import listed, one_of, share
 from fixtures.record_files import COMPARED_FACTS, Identity, RecordFile, cell_id, differences, read_record
 from fixtures.tables import markdown_table, table
-from fixtures.verdicts import COMPARED_HEADER, FAILING, Limits, compared_row, explained
+from fixtures.verdicts import COMPARED_HEADER, FAILING, Limits, compared_row, counted, explained, missing_model
 from models.errors import InputError
 
 PASS, REGRESSION, CANNOT_COMPARE, INCONCLUSIVE = 0, 1, 2, 3
@@ -116,6 +116,8 @@ def _recorded(record: RecordFile) -> dict[str, Details]:
         for identity, cell in record.cells.items()
         if "verdict" in cell and "comparison" in cell
     }
+    for name in record.header.get("against", {}).get("missing_models", ()):
+        found[f"model {name}"] = missing_model(name)
     if not found:
         raise InputError(
             f"{str(record.path)!r} holds no verdicts, because its run had no --against; give a base file before it"
@@ -159,8 +161,7 @@ def _report(verdicts: Mapping[str, Details], notes: Sequence[str]) -> list[str]:
 
 
 def _counted(verdicts: Mapping[str, Details]) -> str:
-    said = [details["verdict"] for details in verdicts.values()]
-    return ", ".join(f"{said.count(verdict)} {verdict}" for verdict in dict.fromkeys(said))
+    return counted(details["verdict"] for details in verdicts.values())
 
 
 def _annotations(verdicts: Mapping[str, Details]) -> list[str]:
