@@ -18,15 +18,18 @@ from models.steps.volume import all_reduce_bytes
 class Exchange:
     """The ranks as one of them sees them, over torch.distributed's default process group.
 
+    Args:
+        silent: send nothing, ever: there need be no group.
+
     Attributes:
         rank: which one this is, of so many `ranks`.
         sent_bytes: what this rank has sent; of a sum over all, what it sends in a ring.
     """
 
-    def __init__(self, rank: int, ranks: int) -> None:
+    def __init__(self, rank: int, ranks: int, silent: bool = False) -> None:
         self.rank, self.ranks = rank, ranks
         self.sent_bytes = 0
-        self._silent = False
+        self._silent = silent
 
     @classmethod
     def of_default_group(cls) -> Self:
@@ -36,11 +39,11 @@ class Exchange:
     @contextlib.contextmanager
     def silence(self) -> Iterator[None]:
         """Nothing is sent inside: sums stay those of this rank."""
-        self._silent = True
+        before, self._silent = self._silent, True
         try:
             yield
         finally:
-            self._silent = False
+            self._silent = before
 
     @property
     def speaks(self) -> bool:

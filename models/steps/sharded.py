@@ -35,13 +35,16 @@ class ShardedStyleIteration:
     image in every rank's optimiser, would cost each of them two images per pair of the history, and a sum of whole
     gradients over the ranks, to save two dozen messages of one number.
 
+    Args:
+        exchange: with the other ranks, if not over the default process group.
+
     Attributes:
         own: the pixels that this rank keeps, part of an image of shape (1, 3, height, width).
     """
 
-    def __init__(self, workload: Workload) -> None:
+    def __init__(self, workload: Workload, exchange: Exchange | None = None) -> None:
         self._optimizer = workload.optimizer
-        self._exchange = exchange = Exchange.of_default_group()
+        self._exchange = exchange = exchange or Exchange.of_default_group()
         network = loaded_network(workload)
         chain = TileChain(network, network.taps)
         size = workload.height, workload.width

@@ -13,6 +13,9 @@ from models.steps.precision import arithmetic
 from models.steps.strategies import STRATEGIES
 from models.workload import Workload
 
+# Where torch has 100: each entry costs two images of memory, and steps differ little.
+LBFGS_HISTORY = 10
+
 
 class StyleIteration:
     """One iteration: forward, losses, backward to the pixels, optimiser step."""
@@ -131,11 +134,8 @@ def adam(image: Tensor) -> torch.optim.Optimizer:
 
 
 def lbfgs(image: Tensor) -> torch.optim.Optimizer:
-    """L-BFGS, the paper's choice, one evaluation per step so that an iteration means the same as with Adam.
-
-    History of 10 where torch has 100: each entry costs two images of memory, and steps differ little.
-    """
-    return torch.optim.LBFGS([image], lr=1.0, max_iter=1, history_size=10)
+    """L-BFGS, the paper's choice, one evaluation per step so that an iteration means the same as with Adam."""
+    return torch.optim.LBFGS([image], lr=1.0, max_iter=1, history_size=LBFGS_HISTORY)
 
 
 OPTIMIZERS = {"adam": adam, "lbfgs": lbfgs}

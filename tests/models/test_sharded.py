@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from models.steps.bands import Bands
+from models.steps.middle_shard import MiddleShard, most_sent_bytes
 from models.steps.tile_chain import TileChain
 from models.steps.volume import all_reduce_bytes, style_volume_bytes
 from models.workload import Workload, build
@@ -21,8 +22,8 @@ PORTRAIT = Workload(
     "tests.models.test_tiled:odd_chain",
     "cpu",
     width=97,
-    height=233,
-    tile_px=32,
+    height=185,
+    tile_px=64,
 )
 LANDSCAPE = dataclasses.replace(PORTRAIT, width=175, height=66, tile_px=70, optimizer="lbfgs")
 NAMES = {PORTRAIT: "portrait-adam", LANDSCAPE: "landscape-lbfgs"}
@@ -159,3 +160,45 @@ def test_what_a_rank_sends_is_what_the_formula_says(workload: Workload) -> None:
 
 def test_a_sum_over_ranks_takes_twice_the_message_but_for_the_own_part() -> None:
     assert [all_reduce_bytes(1200, ranks) for ranks in (1, 2, 3, 4)] == [0, 1200, 1600, 1800]
+
+
+def sent_bytes_in_float32(workload: Workload) -> int:
+    """In a rank."""
+    torch.set_default_dtype(torch.float32)
+    step: Any = build(workload)
+    step()
+    return step.communication_bytes_per_iteration
+
+
+def test_what_a_plan_says_of_a_group_is_what_its_ranks_send() -> None:
+    workload = dataclasses.replace(PORTRAIT, ranks=3)
+    assert max(in_ranks(3, sent_bytes_in_float32, workload)) == most_sent_bytes(workload)
+
+
+def test_a_rank_of_a_group_that_is_not_here_can_be_run_alone() -> None:
+    step = MiddleShard(dataclasses.replace(PORTRAIT, ranks=3))
+    step()
+    assert step.own.shape == (1, 3, bands(PORTRAIT, 3).of_ranks[1].own.length, PORTRAIT.width)
+    assert step.communication_bytes_per_iteration == 0
+
+
+def test_ranks_of_vgg19_find_the_gradient_of_the_whole_image() -> None:
+    workload = dataclasses.replace(PORTRAIT, model="models.vgg:vgg19", width=75, height=48, tile_px=48)
+    [wanted] = plain_iterations(workload, 1)
+    found = in_ranks(2, iterations, workload, 1)
+    assert deviation(torch.cat([of_rank[0].gradient for of_rank in found], dim=3), wanted.gradient) < 1e-12
+
+
+def told_of_tiles(workload: Workload) -> list[tuple[int, int]]:
+    """In a rank."""
+    step: Any = build(workload)
+    told: list[tuple[int, int]] = []
+    step.watch(lambda done, every: told.append((done, every)))
+    step()
+    return told
+
+
+def test_each_rank_tells_of_its_own_tiles() -> None:
+    for share, told in zip(bands(PORTRAIT, 2).of_ranks, in_ranks(2, told_of_tiles, PORTRAIT), strict=True):
+        every = 2 * len(share.tiles)
+        assert told == [(done, every) for done in range(1, every + 1)]
