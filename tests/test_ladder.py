@@ -14,6 +14,7 @@ WORKER_SIDE = {
     "fixtures/devices.py",
     "fixtures/drawing.py",
     "fixtures/memory_parts.py",
+    "fixtures/launched.py",
     "fixtures/prediction.py",
     "fixtures/rank_main.py",
     "fixtures/ranks.py",

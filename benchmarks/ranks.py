@@ -1,0 +1,232 @@
+r"""One cell of test_scaling over several machines: every rank runs this under torchrun, rank 0 writes the record.
+
+On each machine, from a checkout of the same revision, HOST being the first one:
+
+torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29400 \
+    -m benchmarks.ranks --benchmark=data_parallel_weak --model=resnet50 --record=PATH
+
+The benchmarks are those of benchmarks/test_scaling.py, and so are their steps and what is not asked for. A cell that
+fails is recorded as well, with the rank to blame. Ends with 0 if the cell was measured, 1 if it failed, and 2 with one
+sentence where it cannot be meant.
+"""
+
+import argparse
+import dataclasses
+import datetime
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import models
+from benchmarks import test_scaling
+from fixtures import parsing
+from fixtures.groups import batch_of_rank, concluded, patience
+from fixtures.launchers import SUITE
+from fixtures.news import unheard
+from fixtures.options import PICTURES
+from fixtures.rank_counts import threads_of_rank
+from fixtures.record import Recorder, commit_facts
+from fixtures.running import LEAST_ROUNDS, Effort
+from fixtures.scaling import gain
+from fixtures.schema import SCHEMA_VERSION, Cell, Failure, Measurement, Outcome
+from models.errors import InputError
+
+T = TypeVar("T")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Be one rank of the cell; bad input ends with status 2 and one sentence."""
+    asked = _parser().parse_args(arguments)
+    try:
+        question = Question(asked)
+    except InputError as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"ranks: {error}", file=sys.stderr)
+        return 2
+    outcome = question.outcome()
+    if outcome is None:  # another rank speaks for all
+        return 0
+    print(said_of(outcome), flush=True)
+    return int(outcome.status != "ok")
+
+
+class Question:
+    """What is asked of the group that this process is a rank of.
+
+    Raises:
+        InputError: it cannot be meant.
+    """
+
+    def __init__(self, asked: argparse.Namespace) -> None:
+        if "WORLD_SIZE" not in os.environ:
+            raise InputError("this is run by torchrun, as --help shows; on one machine, pytest can do without it")
+        self._asked = asked
+        self._marker = marker = marker_of(asked.benchmark)
+        catalog = models.CLASSIFIERS if marker.get("catalog") == "classifiers" else models.STYLE_NETWORKS
+        name = parsed("--model", asked.model or marker["model"][0], parsing.one_of("model", catalog))
+        self._factory = catalog[name]
+        image = parsed("--resolution", asked.resolution or str(marker["resolution"][0]), parsing.resolution)
+        self._cell = Cell(
+            f"test_{asked.benchmark}",
+            asked.device,
+            name,
+            image.asked,
+            image.width,
+            image.height,
+            optimizer=asked.optimizer,
+            precision=asked.precision,
+            strategy=marker.get("fixed", {}).get("strategy", "plain"),
+            batch=asked.batch or marker.get("batch", (1,))[0],
+            mode=marker.get("fixed", {}).get("mode", ""),
+            ranks=int(os.environ["WORLD_SIZE"]),
+        )
+        if marker["ranks"] == "strong" and self._cell.batch % self._cell.ranks:
+            raise InputError(
+                f"a batch of {self._cell.batch} cannot be divided among {self._cell.ranks} ranks;"
+                f" give --batch=N with a multiple of {self._cell.ranks}"
+            )
+
+    def outcome(self) -> Outcome | None:
+        """What came of the cell, recorded; None in all ranks but the first."""
+        from fixtures.launched import run_launched  # noqa: PLC0415 - brings torch
+
+        started = datetime.datetime.now(datetime.UTC)
+        threads = self._asked.threads or threads_of_rank(self._cell.device, int(os.environ["LOCAL_WORLD_SIZE"]))
+        told = run_launched(self._orders(threads), unheard)
+        if os.environ["RANK"] != "0":
+            return None
+        scaling = self._marker["ranks"]
+        nothing = Failure("error", "build", "not run")
+        outcome = Outcome(self._cell, nothing, details={"scaling": scaling, "threads_per_rank": threads})
+        outcome = detailed(concluded(outcome, told))
+        machines = {
+            rank["host"]: rank["machine"] for rank in told.get("measured", {}).get("ranks", ()) if rank["machine"]
+        }
+        self._record(outcome, started, machines)
+        return outcome
+
+    def _orders(self, threads: int) -> dict[str, Any]:
+        asked, cell = self._asked, self._cell
+        workload = {
+            "step": self._marker["step"],
+            "model": self._factory,
+            "batch": batch_of_rank(cell, self._marker["ranks"]),
+            "weights": asked.weights,
+            "content": asked.content,
+            "style": asked.style,
+            "tile_px": asked.tile,
+        }
+        axes = ("width", "height", "optimizer", "precision", "strategy", "mode", "ranks")
+        effort = Effort(asked.cell_seconds, least_parts_rounds=LEAST_ROUNDS)
+        return {
+            "kind": cell.device,
+            "threads": threads,
+            "limit_bytes": asked.memory_limit,
+            "patience_seconds": patience(asked.cell_timeout),
+            "workload": workload | {axis: getattr(cell, axis) for axis in axes},
+            "effort": vars(effort),
+        }
+
+    def _record(self, outcome: Outcome, started: datetime.datetime, machines: dict[str, Any]) -> None:
+        from fixtures import devices  # noqa: PLC0415 - brings torch
+
+        options = {key: value for key, value in vars(self._asked).items() if key not in ("record", "content", "style")}
+        header = {
+            "schema": SCHEMA_VERSION,
+            "started": started.isoformat(timespec="seconds"),
+            "machine": devices.machine_facts(),
+            "machines": machines,
+            "commit": commit_facts(SUITE),
+            "options": options,
+        }
+        self._asked.record.parent.mkdir(parents=True, exist_ok=True)
+        recorder = Recorder(self._asked.record, header)
+        recorder.add(outcome)
+        recorder.finish()
+
+
+def detailed(outcome: Outcome) -> Outcome:
+    """With what pytest's cells have as well; this one has no other to be compared with."""
+    gains = gain(outcome, []) if isinstance(outcome.result, Measurement) else {}
+    return dataclasses.replace(outcome, details={**outcome.details, **gains})
+
+
+def marker_of(benchmark: str) -> dict[str, Any]:
+    """What a benchmark of test_scaling says of itself."""
+    (mark,) = (mark for mark in getattr(test_scaling, f"test_{benchmark}").pytestmark if mark.name == "matrix")
+    return dict(mark.kwargs)
+
+
+def benchmarks() -> list[str]:
+    """Names of the benchmarks of test_scaling."""
+    return [name.removeprefix("test_") for name in vars(test_scaling) if name.startswith("test_")]
+
+
+def parsed(option: str, word: str, parse: Callable[[str], T]) -> T:
+    """A word of the command line.
+
+    Raises:
+        InputError: it cannot be understood.
+    """
+    try:
+        return parse(word)
+    except ValueError as error:
+        raise InputError(f"{option}: {error}") from error
+
+
+def said_of(outcome: Outcome) -> str:
+    """One sentence on the cell."""
+    cell, result, details = outcome.cell, outcome.result, outcome.details
+    if not isinstance(result, Measurement):
+        return f"{cell.benchmark} {cell.model} with {cell.ranks} ranks: {result.status}: {result.message}"
+    return (
+        f"{cell.benchmark} {cell.model} with {cell.ranks} ranks on {', '.join(details['hosts'])}:"
+        f" {result.median_seconds * 1e3:.4g} ms/iteration, {details['images_per_second']:.4g} images/s,"
+        f" {details['communication_share']:.1%} of it communication"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="torchrun ... -m benchmarks.ranks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+    def add(option: str, parse: Callable[[str], Any], help_text: str, default: Any = None) -> None:
+        def parse_for_argparse(word: str) -> Any:
+            try:
+                return parse(word)
+            except ValueError as error:  # argparse would replace the sentence by one of its own
+                raise argparse.ArgumentTypeError(str(error)) from error
+
+        parser.add_argument(option, type=parse_for_argparse, default=default, help=help_text)
+
+    known = benchmarks()
+    add("--benchmark", parsing.one_of("benchmark", known), f"any of {', '.join(known)} (default: {known[0]})", known[0])
+    add("--device", str, "kind of the ranks' devices: cpu, cuda, ... (default: cpu)", "cpu")
+    add("--model", str, "(default: the benchmark's own, as of all that follow)")
+    add("--resolution", str, "a side or WIDTHxHEIGHT in pixels")
+    add("--batch", parsing.count("batch"), "images: of each rank in weak scaling, of the group in strong scaling")
+    add("--optimizer", parsing.one_of("optimizer", models.OPTIMIZERS), "of an image (default: adam)", "adam")
+    add("--precision", parsing.one_of("precision", models.PRECISIONS), "(default: float32)", "float32")
+    add("--tile", parsing.tile, "side of a tile in pixels, or auto (default: auto)", 0)
+    add(
+        "--threads",
+        parsing.count("number of threads"),
+        "of each rank (default: its share of the cores; 1 beside a GPU)",
+    )
+    add("--cell-seconds", parsing.seconds, "measuring budget (default: 2)", 2.0)
+    add("--cell-timeout", parsing.seconds, "a rank waits for another for a quarter of it (default: 600)", 600.0)
+    add("--memory-limit", parsing.size, "budget of an accelerator, or of all ranks on a host's cpu, e.g. 2GiB")
+    add("--weights", str, "random, imagenet or a path (default: random)", "random")
+    add("--content", str, "content picture (default: the suite's own)", str(PICTURES / "content.jpg"))
+    add("--style", str, "style picture (default: the suite's own)", str(PICTURES / "style.jpg"))
+    add("--record", Path, "the record file (default: results/ranks.json)", Path("results/ranks.json"))
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

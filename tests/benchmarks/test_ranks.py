@@ -1,0 +1,103 @@
+"""One cell over several hosts, started by torchrun as the README says."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks import ranks
+
+ROOT = Path(__file__).parents[2]
+SMALL = ("--benchmark=data_parallel_weak", "--model=basic_cnn", "--resolution=32", "--batch=2", "--cell-seconds=0.05")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=c10d")
+LINK = ("goghmark0", "goghmark1")
+ADDRESSES = ("10.213.7.1", "10.213.7.2")
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def two_hosts(folder: Path) -> Iterator[list[list[str]]]:
+    """Two network namespaces joined by a veth pair; for each, what a command on that host begins with."""
+    hosts = [f"goghmark-{os.getpid()}-{number}" for number in (1, 2)]
+    ip("link", "add", LINK[0], "type", "veth", "peer", "name", LINK[1])
+    try:
+        for host, link, address in zip(hosts, LINK, ADDRESSES, strict=True):
+            ip("netns", "add", host)
+            ip("link", "set", link, "netns", host)
+            for command in (("addr", "add", f"{address}/24", "dev", link), ("link", "set", link, "up")):
+                ip("-n", host, *command)
+            ip("-n", host, "link", "set", "lo", "up")
+        # A host has a name of its own, too, and knows its address.
+        named = 'hostname "$0" && mount --bind "$1" /etc/hosts && shift && exec "$@"'
+        table = folder / "hosts"
+        lines = [f"{address} {host}" for address, host in zip(ADDRESSES, hosts, strict=True)]
+        table.write_text("\n".join(["127.0.0.1 localhost", *lines, ""]))
+        enter = ["unshare", "--uts", "--mount", "sh", "-c", named]
+        yield [["ip", "netns", "exec", host, *enter, host, str(table)] for host in hosts]
+    finally:
+        for host in hosts:  # the link goes with them
+            subprocess.run(["ip", "netns", "del", host], capture_output=True, check=False)
+        subprocess.run(["ip", "link", "del", LINK[0]], capture_output=True, check=False)
+
+
+def ip(*words: str) -> None:
+    try:
+        subprocess.run(["ip", *words], capture_output=True, text=True, check=True)
+    except FileNotFoundError:
+        pytest.skip("there is no `ip` here (Debian: iproute2) to make hosts with")
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"no hosts can be made here: ip {' '.join(words)}: {error.stderr.strip()}")
+
+
+def test_two_hosts_run_one_cell_and_rank_0_records_them_both(tmp_path):
+    with contextlib.contextmanager(two_hosts)(tmp_path) as hosts:
+        started = [
+            subprocess.Popen(
+                [
+                    *host, *TORCHRUN, "--nnodes=2", "--nproc-per-node=1", f"--rdzv-endpoint={ADDRESSES[0]}:29400",
+                    f"--local-addr={address}", "-m", "benchmarks.ranks", *SMALL,
+                    f"--record={tmp_path / address}.json",
+                ],
+                cwd=ROOT, env=ENVIRONMENT | {"GLOO_SOCKET_IFNAME": link},
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            )
+            for host, address, link in zip(hosts, ADDRESSES, LINK, strict=True)
+        ]  # fmt: skip
+        said = [process.communicate(timeout=240)[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0], said
+    (path,) = tmp_path.glob("*.json")  # of rank 0, whichever host that is on
+    record = json.loads(path.read_text())
+    (cell,) = record["cells"]
+    assert (cell["status"], cell["ranks"], cell["scaling"]) == ("ok", 2, "weak")
+    names = {f"goghmark-{os.getpid()}-{number}" for number in (1, 2)}
+    assert set(cell["hosts"]) == set(record["machines"]) == names
+    assert {device.split(" ")[0] for device in cell["rank_devices"]} == names
+    assert f"with 2 ranks on {', '.join(cell['hosts'])}: " in "".join(said)
+    assert cell["images_per_second"] == pytest.approx(4 / cell["median_seconds"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--model=vgg91"], "--model: no model named 'vgg91'; there are: alexnet, basic_cnn"),
+        (["--resolution=big"], "--resolution: 'big' is no resolution"),
+        (["--benchmark=data_parallel_strong", "--batch=3"], "a batch of 3 cannot be divided among 2 ranks"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_sentence_of_rank_0(asked, said, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        assert ranks.main(asked) == 2
+        error = capsys.readouterr().err
+        assert (said in error and error.count("\n") == 1) if rank == "0" else not error
+
+
+def test_without_torchrun_it_says_what_to_run(capsys, monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert ranks.main([]) == 2
+    assert "this is run by torchrun, as --help shows" in capsys.readouterr().err
