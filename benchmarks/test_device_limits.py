@@ -1,9 +1,10 @@
 """What is the most that this device can do, whatever the network?
 
-Bandwidth of a copy by the size of what is copied, the product of large matrices in each precision, transfers between
-host and device, the cost of starting a tiny operation, and how much independent work must be in flight before the
-device is busy: why a batch of one leaves a card idle, and where more brings no more. The table sets all devices side
-by side. Other cells of the run are held against these limits (the roofline in the summary), so they run first.
+Bandwidth of a copy by the size of what is copied, the product of large matrices and a convolution in each precision,
+transfers between host and device, the cost of starting a tiny operation, and how much independent work must be in
+flight before the device is busy: why a batch of one leaves a card idle, and where more brings no more. The table sets
+all devices side by side. Other cells of the run are held against these limits (the roofline in the summary), so they
+run first.
 
 Inside the clock: one iteration, that is as many operations as make it long enough to be timed, from an idle device to
 an idle device. Outside: random data, warm-up. Rates are work per iteration (`models/quantities.py`) over the median.
@@ -37,6 +38,17 @@ def test_copy(cell: Cell, measure: Measure) -> None:
     unasked=({"size": "8192square"},),
 )
 def test_product(cell: Cell, measure: Measure) -> None:
+    measure(cell)
+
+
+@pytest.mark.matrix(
+    step="models.steps.limits:Convolution",
+    fixed={"model": "convolution"},
+    size=("128square",),
+    precision=("float32", "tf32", "bfloat16", "float16"),
+    without=("model", "resolution", "optimizer", "strategy"),
+)
+def test_convolution(cell: Cell, measure: Measure) -> None:
     measure(cell)
 
 

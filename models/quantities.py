@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 _COPIED_BYTES = 2 * 2**30
 _PRODUCT_FLOPS = 2 * 4096**3
+# Of the middle of VGG-19: enough channels that each number that is moved is used hundreds of times.
+CONVOLUTION_CHANNELS = 256
 _TRANSFERRED_BYTES = 2**30
 _ELEMENTS = 2**26
 _IMAGES = 64
@@ -49,6 +51,10 @@ def _product_flops(side: int) -> int:
     return 2 * side**3
 
 
+def _convolution_flops(side: int) -> int:
+    return 2 * 9 * CONVOLUTION_CHANNELS**2 * side**2
+
+
 def _transfer(title: str) -> Quantity:
     return Quantity(title, "bytes", "B/s", _itself, _TRANSFERRED_BYTES)
 
@@ -57,6 +63,9 @@ QUANTITIES = {
     # A copy reads half of its working set and writes the other half.
     "copy": Quantity("copy bandwidth, read + written, by working set", "bytes", "B/s", _itself, _COPIED_BYTES),
     "matmul": Quantity("product of square matrices, by side", "side", "FLOP/s", _product_flops, _PRODUCT_FLOPS),
+    "convolution": Quantity(
+        "3x3 convolution, 256 channels, by side", "side", "FLOP/s", _convolution_flops, _PRODUCT_FLOPS
+    ),
     "upload_pageable": _transfer("host to device, pageable"),
     "upload_pinned": _transfer("host to device, pinned"),
     "download_pageable": _transfer("device to host, pageable"),

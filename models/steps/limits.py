@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from models.quantities import QUANTITIES
+from models.quantities import CONVOLUTION_CHANNELS, QUANTITIES
 from models.steps.precision import arithmetic
 from models.workload import Workload
 
@@ -71,6 +71,32 @@ class Product(_Limit):
 
     def loss(self) -> float | None:
         return float(self._result[0].float().mean())
+
+
+class Convolution(_Limit):
+    """A 3x3 convolution over a square of side `size`, in the workload's precision and the layout that it likes.
+
+    Beside the product, because a library can be good at the one and not at the other: on processors that it does not
+    know, MKL multiplies at half the rate at which oneDNN convolves.
+    """
+
+    def __init__(self, workload: Workload) -> None:
+        super().__init__(workload)
+        self._precision = workload.precision
+        dtype = _DTYPES.get(workload.precision, torch.float32)
+        layer = torch.nn.Conv2d(CONVOLUTION_CHANNELS, CONVOLUTION_CHANNELS, 3, padding=1, bias=False)
+        self._layer = layer.to(self._device, dtype).to(memory_format=torch.channels_last)
+        features = torch.randn(1, CONVOLUTION_CHANNELS, workload.size, workload.size, device=self._device)
+        self._features = features.to(dtype, memory_format=torch.channels_last)
+        self._result = features.new_zeros(())
+
+    def __call__(self) -> None:
+        with torch.inference_mode(), arithmetic(self._precision, self._device.type):
+            for _ in range(self._repeats):
+                self._result = self._layer(self._features)
+
+    def loss(self) -> float | None:
+        return float(self._result.float().mean())
 
 
 class Transfer(_Limit):

@@ -4,13 +4,17 @@ import time
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from models.quantities import QUANTITIES
 from models.references import resolve
 from models.steps import limits
 from models.workload import Workload
 
-STEPS = {"copy": "Copy", "matmul": "Product", "launch": "Launch", "elements": "Elements", "images": "Images"}
+STEPS = {
+    "copy": "Copy", "matmul": "Product", "convolution": "Convolution", "launch": "Launch", "elements": "Elements",
+    "images": "Images",
+}  # fmt: skip
 
 
 def step(name, size, **further):
@@ -50,6 +54,17 @@ def test_a_product_is_of_random_matrices_in_its_precision(little_work, precision
     assert left.float().std() == pytest.approx(1.0, abs=0.05)
     wanted = left.double() @ right.double()
     assert (product._result.double() - wanted).norm() < 0.01 * wanted.norm()
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_a_convolution_does_the_operations_that_are_counted(precision, dtype):
+    convolution = step("convolution", 8, precision=precision)
+    convolution._repeats = 1
+    with FlopCounterMode(display=False) as counter:
+        convolution()
+    assert counter.get_total_flops() == QUANTITIES["convolution"].work(8)
+    assert convolution._result.dtype == dtype
+    assert convolution.loss() is not None
 
 
 def test_large_data_rotates_and_fits_no_cache():
