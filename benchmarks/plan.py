@@ -2,6 +2,7 @@
 
 python -m benchmarks.plan --model=vgg19 --resolution=7680x4320 [--memory=8GiB] [--optimizer=adam] [--tile=512]
 python -m benchmarks.plan --model=resnet50,vgg16 --mode=forward,training --batch=1,16,64 [--resolution=224]
+python -m benchmarks.plan --model=resnet50 --batch=16 --ranks=2,8 [--record=PATH] [--rate=400images/s --link=50GB/s]
 
 A style model is asked about with every strategy and precision. A classifier (any of the models that have no style
 network, and any model with --mode or --batch; --model=all means every classifier) is asked about in each mode and with
@@ -11,16 +12,23 @@ else, as they are at the moment of the peak, so that they add up to it.
 Predicted is what tensors take on an accelerator, and compared with what a cell may have of a card: its memory less
 the reserve that a run leaves. `--memory` asks about one more size, and lets tiles be as large as that holds; without
 it they have the side of `--tile`, or 512 px. Needs no device, and takes seconds.
+
+With `--ranks`, the work is shared by as many devices: training of a classifier is data-parallel, and the answer is
+the memory of each rank, what it sends in an iteration, and the rate to expect of the group. Rate of one rank and
+bandwidth come from a record file with measured cells, or are given; the formulae are in `fixtures/expected_scaling.py`.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import models
 from fixtures import parsing
 from fixtures.classifier_plan import ClassifierQuestion, classifier_plan
+from fixtures.group_plan import GroupQuestion, training_plan
+from fixtures.record_files import read_record
 from fixtures.style_plan import StyleQuestion, style_plan
 from models.errors import InputError
 
@@ -43,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _plan(asked: argparse.Namespace) -> list[str]:
     if _about_classifiers(asked):
-        return classifier_plan(_classifier_question(asked))
+        question = _classifier_question(asked)
+        return classifier_plan(question) if asked.ranks is None else training_plan(question, _group_question(asked))
     return [line for question in _style_questions(asked) for line in style_plan(question)]
 
 
@@ -81,6 +90,13 @@ def _classifier_question(asked: argparse.Namespace) -> ClassifierQuestion:
     )
 
 
+def _group_question(asked: argparse.Namespace) -> GroupQuestion:
+    if asked.mode not in (None, ("training",)):
+        raise InputError("ranks share training, not a forward pass; leave --mode out, or give --mode=training")
+    record = None if asked.record is None else read_record(asked.record)
+    return GroupQuestion(asked.ranks, asked.link, asked.rate, record)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -97,6 +113,10 @@ def _parser() -> argparse.ArgumentParser:
     mode = parsing.one_of("mode", models.MODES)
     add("--mode", type=_list_of("--mode", mode), help="of classifiers: forward,training (default: both)")
     add("--batch", type=_list_of("--batch", parsing.count("batch")), help="of classifiers, e.g. 1,16,64 (default: 1)")
+    add("--ranks", type=_list_of("--ranks", parsing.count("number of ranks")), help="devices that share it, e.g. 2,8")
+    add("--record", type=Path, metavar="PATH", help="record file to take rate and bandwidth from")
+    add("--rate", type=_said(parsing.rate), help="of one rank, e.g. 400images/s or 12iterations/min")
+    add("--link", type=_said(parsing.bandwidth), help="what a rank can send, e.g. 50GB/s")
     return parser
 
 

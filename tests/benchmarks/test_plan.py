@@ -65,6 +65,24 @@ def test_all_means_every_classifier(capsys: pytest.CaptureFixture[str], monkeypa
     assert capsys.readouterr().out.strip() == ",".join(sorted(CLASSIFIERS))
 
 
+def test_ranks_have_a_row_for_each_way_to_scale_and_images_a_second_where_a_rate_is_known(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shared = ["--model=basic_cnn", "--batch=4", "--resolution=32", "--ranks=2,8"]
+    assert plan.main([*shared, "--rate=100images/s", "--link=1GB/s"]) == 0
+    _, columns, *rows = capsys.readouterr().out.splitlines()
+    assert "images/s" in columns
+    named = [tuple(row.split()[:4]) for row in rows if row.startswith("  basic_cnn")]
+    # A batch of 4 cannot be shared by 8.
+    assert named == [
+        ("basic_cnn", "weak", "2", "4"),
+        ("basic_cnn", "strong", "2", "2"),
+        ("basic_cnn", "weak", "8", "4"),
+    ]
+    assert plan.main(shared) == 0
+    assert "for times, give --record=PATH" in capsys.readouterr().out
+
+
 def test_a_card_keeps_the_reserve_that_a_run_leaves() -> None:
     assert usable(4 * GIB) == 4 * GIB - GIB // 2
     assert usable(80 * GIB) == 76 * GIB
@@ -83,6 +101,11 @@ def test_a_card_keeps_the_reserve_that_a_run_leaves() -> None:
         (["--model=alexnet", "--batch=0"], "'0' is no batch"),
         (["--model=alexnet", "--mode=eval"], "no mode named 'eval'; there are: forward, training"),
         (["--model=alexnet", "--resolution=8"], "the smallest side that works is 63"),
+        (["--model=alexnet", "--ranks=0"], "'0' is no number of ranks"),
+        (["--model=alexnet", "--ranks=2", "--mode=forward"], "ranks share training, not a forward pass"),
+        (["--model=alexnet", "--ranks=2", "--link=50Gbit/s"], "'50Gbit/s' is no bandwidth"),
+        (["--model=alexnet", "--ranks=2", "--rate=400"], "'400' is no rate"),
+        (["--model=alexnet", "--ranks=2", "--record=absent.json"], "cannot be read"),
     ],
 )
 def test_bad_input_is_a_sentence_and_exit_status_2(
