@@ -82,7 +82,7 @@ def measured(runner: Runner, cell: Cell, watchers: Watchers, budget_seconds: flo
             with watch.measuring():
                 found = life.call("measure", seconds=block_seconds, least_rounds=1)["durations_seconds"]
             told = watch.facts(Measurement(tuple(found), 0, None, None, None, 0, None))
-            if not told or not told.get("readings"):
+            if not told or not told.get("sampled"):
                 raise InputError(f"{cell.device} cannot be watched: {told and told['unavailable']}")
             return found
 

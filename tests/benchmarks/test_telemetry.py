@@ -74,7 +74,7 @@ class Warm:
         self.watched = False
 
     def facts(self, result):
-        return {"readings": len(result.durations_seconds)}
+        return {"sampled": {"load_average": {}}}
 
 
 CELL = Cell("telemetry_cost", "cpu", "nin", "64", 64, 64)
