@@ -81,7 +81,7 @@ def measured(runner: Runner, cell: Cell, watchers: Watchers, budget_seconds: flo
             watch = watchers(cell.device, 1)
             with watch.measuring():
                 found = life.call("measure", seconds=block_seconds, least_rounds=1)["durations_seconds"]
-            told = watch.facts(Measurement(tuple(found), 0, None, None, None, 0, None))
+            told = watch.facts(Measurement(tuple(found), 0, None, None, None, 0, None), len(found))
             if not told or not told.get("sampled"):
                 raise InputError(f"{cell.device} cannot be watched: {told and told['unavailable']}")
             return found

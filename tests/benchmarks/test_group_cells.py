@@ -26,6 +26,7 @@ def test_ranks_share_training_and_are_compared_with_one(suite):
     assert weak["communication_bytes_per_iteration"] == 4 * 549_928
     assert "goghmark: scaling" in done.stdout
     assert "test_data_parallel_weak[cpu-basic_cnn-32px-batch2-ranks2]" in done.stdout
+    assert set(weak["telemetry"]["devices"]) == {"cpu"}
     assert cells[0]["threads_per_rank"] == cores_here() // 2
 
 

@@ -33,7 +33,7 @@ def test_a_cell_s_record_holds_what_the_device_did_meanwhile(suite):
 def test_nobody_looks_when_telemetry_is_off_or_nothing_is_measured(asked, measuring):
     settings = SimpleNamespace(telemetry=asked, measuring=measuring)
     assert watcher(SimpleNamespace(stash={SETTINGS: settings})) is unwatched
-    assert unwatched("cpu", 1).facts(None) is None
+    assert unwatched("cpu", 1).facts(None, None) is None
 
 
 def test_a_switch_that_is_neither_on_nor_off_is_a_usage_error(suite):
@@ -64,7 +64,7 @@ class Warm:
             durations[3] *= 1 + 10 * self.cost
         return {"durations_seconds": durations}
 
-    def __call__(self, device, revisions):
+    def __call__(self, device, processes):
         return self
 
     @contextlib.contextmanager
@@ -73,7 +73,7 @@ class Warm:
         yield
         self.watched = False
 
-    def facts(self, result):
+    def facts(self, result, iterations):
         return {"sampled": {"load_average": {}}}
 
 
@@ -91,7 +91,7 @@ def test_a_cost_that_some_iterations_bear_is_found(cost, side):
 
 def test_a_device_that_nobody_can_watch_has_no_cost():
     cell = Warm(0.0)
-    cell.facts = lambda result: {"unavailable": {"nvml": "Driver Not Loaded"}}
+    cell.facts = lambda result, iterations: {"unavailable": {"nvml": "Driver Not Loaded"}}
     with pytest.raises(InputError, match="cannot be watched: {'nvml': 'Driver Not Loaded'}"):
         telemetry_cost.measured(cell, CELL, cell, 0.5, 0.01)
 
