@@ -1,7 +1,7 @@
 """One image over many ranks: the tiled iteration with its tiles shared out, exactly.
 
 Each rank has a band of the image, its share of the content target, and the optimiser's state for the pixels it owns;
-see `models.steps.bands`. An iteration is the two passes of `models.steps.tiled`, with the ranks in step at
+see `models.steps.bands`. An iteration is the two passes of `models.steps.tile_passes`, with the ranks in step at
 
   - the end of pass 1: the Gram sums and the content loss are summed over the ranks, in one message;
   - the end of pass 2: what a rank found for pixels of its halo goes to their owners, which add it to their own;
@@ -21,9 +21,11 @@ from torch import Tensor
 from models.steps.exchange import Exchange, ReductionsOverRanks
 from models.steps.halos import Halos
 from models.steps.objective import StyleTask
+from models.steps.statistics import Statistics
 from models.steps.style import OPTIMIZERS, loaded_network, picture
 from models.steps.tile_chain import TileChain
-from models.steps.tiled import Share, Statistics, TilePasses, tile_side
+from models.steps.tile_passes import Share, TilePasses
+from models.steps.tiled import tile_side
 from models.workload import Workload
 
 

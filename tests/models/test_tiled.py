@@ -12,7 +12,8 @@ from models.errors import InputError
 from models.network import StyleNetwork
 from models.nin import nin
 from models.steps.objective import PlainObjective, StyleTask
-from models.steps.tiled import Slopes, TiledObjective
+from models.steps.statistics import Slopes
+from models.steps.tiled import TiledObjective
 from models.vgg import vgg16, vgg19
 
 CPU = torch.device("cpu")
