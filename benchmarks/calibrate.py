@@ -10,6 +10,7 @@ files. Prints how often each gate cried wolf and what it found, and stores it wi
 
 import argparse
 import contextlib
+import functools
 import json
 import random
 import statistics
@@ -23,11 +24,13 @@ import models
 from fixtures.between_runs import CALIBRATION_KIND, LEAST_RUNS
 from fixtures.error_rates import HEADER, Row, achieved_drop, resolved_by_files, rows, smallest_drop
 from fixtures.launchers import SUITE, launcher_here
+from fixtures.news import Account, Progress
 from fixtures.parsing import listed, one_of, resolution, seconds, share
 from fixtures.record import commit_facts
 from fixtures.record_files import identity_of
 from fixtures.running import CellEnded, Runner
 from fixtures.schema import Cell, strict_json, write_atomically
+from fixtures.status_line import BelowCursor, LogLines, StatusLine, is_watched, shown_on
 from fixtures.tables import table
 from fixtures.trials import Bench, NotCalibrated, deviation_of_logs, products_for
 from fixtures.workers import CellFailed
@@ -51,16 +54,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         calibration = Calibration(settings, survey["machine"], options.output)
         pictures = {name: str(SUITE / "fixtures" / "pictures" / f"{name}.jpg") for name in ("content", "style")}
         inputs = {"weights": "random", **pictures}
+        status_line = _status_line()
+        progress = shown_on(status_line, Account("now", f"{settings['model']} at {settings['resolution']} px"))
+
+        def say(text: str) -> None:
+            status_line.clear()
+            print(text, flush=True)
+
         baseline, candidate = (
-            Runner(launcher, models.STYLE_NETWORKS, inputs, _TIMEOUT_SECONDS, None, steady=True)
+            Runner(launcher, models.STYLE_NETWORKS, inputs, _TIMEOUT_SECONDS, None, steady=True, progress=progress)
             for launcher in launchers
         )
         try:
-            calibration.go_on(baseline, candidate, 60 * options.minutes)
+            calibration.go_on(baseline, candidate, 60 * options.minutes, say, progress)
         except KeyboardInterrupt:
-            print("\ninterrupted; the same command goes on from here", flush=True)
+            say("\ninterrupted; the same command goes on from here")
             print("\n".join(calibration.report()))
             return 130
+        finally:
+            status_line.clear()
         print("\n".join(calibration.report()))
     except (InputError, NotCalibrated, ValueError, CellEnded, CellFailed) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -69,6 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for launcher in launchers:
             launcher.close()
     return 0
+
+
+def _status_line() -> StatusLine:
+    if is_watched(sys.stdout.isatty()):
+        return BelowCursor(functools.partial(print, end="", flush=True))
+    return LogLines(functools.partial(print, flush=True))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -143,13 +161,16 @@ class Calibration:
         if path.exists():
             self._content = _resumed(path, self._content)
 
-    def go_on(self, baseline: Runner, candidate: Runner, time_seconds: float) -> None:
+    def go_on(
+        self, baseline: Runner, candidate: Runner, time_seconds: float, say: Callable[[str], None], progress: Progress
+    ) -> None:
         """Make trials until the time is used; the kinds in turn, in a new random order each time round."""
         end = time.monotonic() + time_seconds
         settings, chance = self._settings, random.Random()  # noqa: S311 - a coin, no secret
-        bench = Bench(baseline, candidate, self._cell, settings["cell_seconds"], settings["run_seconds"], chance)
+        lengths = settings["cell_seconds"], settings["run_seconds"]
+        bench = Bench(baseline, candidate, self._cell, *lengths, chance, progress)
         if self._content["products_per_slowdown"] is None:
-            print("measuring how much extra work makes a slowdown ...", flush=True)
+            say("measuring how much extra work makes a slowdown ...")
             self._content["products_per_slowdown"] = bench.products_per_slowdown()
             self._store()
         done = 0
@@ -165,9 +186,7 @@ class Calibration:
                 self._content[kind].append(found)
                 self._store()
                 done += 1
-                print(
-                    f"{done:4d}  {_said(kind, found)}  {max(0.0, end - time.monotonic()) / 60:.1f} min left", flush=True
-                )
+                say(f"{done:4d}  {_said(kind, found)}  {max(0.0, end - time.monotonic()) / 60:.1f} min left")
 
     def report(self) -> list[str]:
         """The table, and what follows from it."""
