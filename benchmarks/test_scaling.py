@@ -36,3 +36,15 @@ def test_data_parallel_weak(cell: Cell, measure_group: MeasureGroup) -> None:
 @pytest.mark.matrix(ranks="strong", **TRAINING)
 def test_data_parallel_strong(cell: Cell, measure_group: MeasureGroup) -> None:
     measure_group(cell)
+
+
+@pytest.mark.matrix(
+    ranks="image",
+    step="models.steps.sharded:ShardedStyleIteration",
+    model=("vgg19",),
+    resolution=(1024,),
+    fixed={"strategy": "tiled"},
+    without=("strategy",),
+)
+def test_tiled_over_ranks(cell: Cell, measure_group: MeasureGroup) -> None:
+    measure_group(cell)

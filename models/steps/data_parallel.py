@@ -11,6 +11,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from models.steps.classify import Training
+from models.steps.volume import all_reduce_bytes
 from models.workload import Workload
 
 
@@ -34,8 +35,9 @@ class DataParallelTraining(Training):
 
     @property
     def communication_bytes_per_iteration(self) -> int:
-        """What is averaged over all ranks: one gradient for each weight."""
-        return sum(weight.numel() * weight.element_size() for weight in self._parallel.parameters())
+        """What this rank sends: to the average over all of them of one gradient for each weight."""
+        gradients_bytes = sum(weight.numel() * weight.element_size() for weight in self._parallel.parameters())
+        return all_reduce_bytes(gradients_bytes, distributed.get_world_size())
 
     def without_communication(self) -> None:
         """An iteration with the gradients of this rank alone: all of its work, none of the waiting."""

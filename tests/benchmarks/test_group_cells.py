@@ -30,6 +30,21 @@ def test_ranks_share_training_and_are_compared_with_one(suite):
     assert cells[0]["threads_per_rank"] == cores_here() // 2
 
 
+@two_cores
+def test_ranks_share_the_tiles_of_an_image(suite):
+    options = ("--benchmark-only", "-k", "tiled", "--device=cpu", "--model=tiny", "--resolution=64", "--tile=16")
+    done = suite.run(SCALING, *options, "--optimizer=adam,lbfgs", "--ranks=1,2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    cells = {(cell["optimizer"], cell["ranks"]): cell for cell in suite.recorded()["cells"]}
+    assert len(cells) == 4
+    for optimizer in ("adam", "lbfgs"):
+        one, two = cells[optimizer, 1], cells[optimizer, 2]
+        assert (two["scaling"], two["strategy"], two["tile_px"]) == ("image", "tiled", 16)
+        assert two["first_loss"] == pytest.approx(one["first_loss"], rel=1e-4)
+        assert two["speedup"] == pytest.approx(one["median_seconds"] / two["median_seconds"])
+        assert one["communication_bytes_per_iteration"] == 0 < two["communication_bytes_per_iteration"]
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
