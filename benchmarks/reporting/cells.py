@@ -50,7 +50,7 @@ def _further(cell: ShownCell) -> str:
 
 def _status(cell: ShownCell) -> str:
     cause = cell.word("cause") or cell.word("phase")
-    return cell.status + (f" ({cause})" if cause and not cell.ran else "") + (" *" if cell.doubts else "")
+    return cell.status + (f" ({cause})" if cause and not cell.ran else "")
 
 
 def _message(cell: ShownCell) -> Datum:

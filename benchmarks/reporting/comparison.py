@@ -136,8 +136,8 @@ def _verdicts(bases: Sequence[RecordFile], head: RecordFile) -> dict[Identity, t
     return {
         identities[name]: (name, details)
         for name, details in by_name.items()
-        # That a question was not asked before says nothing.
-        if details["verdict"] != "new"
+        # That a question was not asked before says nothing, and searches end at other sizes.
+        if details["verdict"] != "new" and "largest" not in identities[name]
     }
 
 
@@ -204,6 +204,11 @@ def _table(compared: Sequence[Compared]) -> Table:
     for one in compared:
         texts = compared_row(one.name, one.details)
         data = [word(text) if text != "-" else word(None) for text in texts]
+        data[2:4] = [_rate(text) for text in texts[2:4]]
         data[4] = Datum(texts[4], one.ratio) if one.ratio else word(None)
         rows.append(Row(data, one.device, one.model))
     return Table("Verdicts", COMPARED_HEADER, rows, is_open=len(rows) <= 12)
+
+
+def _rate(text: str) -> Datum:
+    return word(None) if text == "-" else Datum(text, float(text))

@@ -68,7 +68,8 @@ def courses_of(files: Sequence[RecordFile]) -> list[Course]:
     return [
         Course(identity, course)
         for identity, course in rates.items()
-        if sum(rate is not None for rate in course) >= _LEAST_FILES
+        # Searches end at other sizes.
+        if sum(rate is not None for rate in course) >= _LEAST_FILES and "largest" not in identity
     ]
 
 

@@ -95,11 +95,7 @@ class ShownCell:
     @property
     def generates(self) -> bool:
         """Whether an iteration is one of image generation, on one rank and at a size that was asked for."""
-        return (
-            not any(map(self.word, ("mode", "size", "scaling")))
-            and self.pixels > 0
-            and self.axes["resolution"] != "largest"
-        )
+        return not any(map(self.word, ("mode", "size", "scaling"))) and self.pixels > 0 and not self.is_search
 
     @property
     def pixels(self) -> int:
@@ -107,15 +103,21 @@ class ShownCell:
 
     @property
     def size_px(self) -> str:
-        """As asked: `512`, or `7680x4320` with a proper sign."""
+        """As asked: `512`, or `7680x4320` with a proper sign; of a search the side that it found."""
+        if self.is_search:
+            return f"{self.number('width') or 0:g}"
         return str(self.axes["resolution"]).replace("x", " × ")
 
     @property
-    def memory_end_bytes(self) -> float | None:
-        """Where memory ends: the cell's budget, or all that its device has."""
+    def is_search(self) -> bool:
+        """Whether its size or batch is an answer, and not a question."""
+        return "largest" in (self.axes["resolution"], self.axes["batch"])
+
+    @property
+    def device_memory_bytes(self) -> float | None:
+        """All the memory that its device has."""
         device = self.word("device")
-        whole = (self.machine.facts if device == "cpu" else self.machine.hardware(device)).get("memory_bytes")
-        return self.number("memory_budget_bytes") or whole
+        return (self.machine.facts if device == "cpu" else self.machine.hardware(device)).get("memory_bytes")
 
     @property
     def doubts(self) -> tuple[str, ...]:

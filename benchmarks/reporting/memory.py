@@ -13,6 +13,8 @@ from benchmarks.reporting.section import Chart, Section, Table, memory, number, 
 from benchmarks.reporting.throughput import MOST_LINES, Line, lines_of, look_of
 from fixtures.parsing import readable_size
 
+_LIMIT_SHARE = 0.75
+
 
 def peak_memory(material: Material) -> Section | None:
     """The section; None if no memory is known of any style iteration."""
@@ -73,24 +75,30 @@ def _draw(lines: Sequence[Line], known: Mapping[tuple[str, str], Look], width_in
 
 
 def _draw_limits(axes: Axes, cells: Sequence[ShownCell]) -> None:
-    """A line for the memory of each device, or what of it a cell may have."""
-    limits: dict[str, set[float]] = {}
+    """A line for all the memory of each device, and one for a limit that is far below."""
+    lines: dict[str, float] = {}
     for cell in cells:
-        if end := cell.memory_end_bytes:
-            limits.setdefault(cell.place, set()).add(end)
-    for place, ends in limits.items():
-        shown = sorted(ends)
-        # Budgets of one run differ by what was free at the time.
-        for end in {shown[0], shown[-1]} if shown[-1] > 1.2 * shown[0] else {shown[-1]}:
-            axes.axhline(end, color=INK, linewidth=1)
-            axes.annotate(
-                f"{readable_size(end)} for a cell on {place}",
-                (0, end),
-                xycoords=axes.get_yaxis_transform(),
-                xytext=(3, 3),
-                textcoords="offset points",
-                fontsize=7.5,
-            )
+        whole, budget = cell.device_memory_bytes, cell.number("memory_budget_bytes")
+        if whole:
+            lines[f"all of {cell.place}: {readable_size(whole)}"] = whole
+        # What is free differs from cell to cell; a limit was asked for.
+        if budget and (not whole or budget < _LIMIT_SHARE * whole):
+            lines[f"limit on {cell.place}: {readable_size(budget)}"] = budget
+    before = 0.0
+    shift = 3
+    for text, end in sorted(lines.items(), key=lambda line: line[1]):
+        axes.axhline(end, color=INK, linewidth=1, linestyle="-" if text.startswith("all") else "--")
+        # The names of two lines that nearly meet stand above each other.
+        shift = shift + 9 if end < 1.5 * before else 3
+        before = end
+        axes.annotate(
+            text,
+            (0, end),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(3, shift),
+            textcoords="offset points",
+            fontsize=7.5,
+        )
 
 
 def _byte_ticks(axes: Axes) -> None:

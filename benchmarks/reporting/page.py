@@ -14,7 +14,9 @@ from benchmarks.reporting.gallery import gallery
 from benchmarks.reporting.headline import headline
 from benchmarks.reporting.heat_map import heat_map
 from benchmarks.reporting.history import history
+from benchmarks.reporting.input_side import input_side
 from benchmarks.reporting.largest import largest
+from benchmarks.reporting.limits import limits
 from benchmarks.reporting.machines import machines
 from benchmarks.reporting.material import Material
 from benchmarks.reporting.memory import peak_memory
@@ -37,6 +39,8 @@ SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
     speed_ups,
     strategies,
     classification,
+    input_side,
+    limits,
     roofline,
     scaling,
     history,
@@ -98,7 +102,10 @@ def _choices(material: Material) -> Mapping[str, Sequence[str]]:
 
 
 def _markdown(table: Table) -> str:
-    rows = [[datum.text for datum in row.data] for row in table.rows[:_MARKDOWN_ROWS]]
+    rows = [
+        [*(datum.text for datum in row.data[:-1]), row.data[-1].text + (" *" if row.doubts else "")]
+        for row in table.rows[:_MARKDOWN_ROWS]
+    ]
     lines = markdown_table(list(table.header), rows)
     hidden = len(table.rows) - len(rows)
     return "\n".join([*lines, *(["", f"{hidden} more rows are in the page."] if hidden else [])])

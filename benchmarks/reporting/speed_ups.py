@@ -43,7 +43,7 @@ def speed_ups(material: Material) -> Section | None:
         return None
     best = most_telling(found)
     drawn = sorted(found, key=lambda one: one.times, reverse=True)[:_MOST_BARS]
-    title = "Times as fast as the device compared with"
+    title = "Times as fast as the cpu beside it, or as the slowest device"
     return Section(
         "speed-up",
         "Speed-up between devices",
@@ -58,7 +58,7 @@ def speed_ups_of(material: Material) -> list[SpeedUp]:
     """Each cell that ran, against its machine's cpu where that did as well, else against the slowest device."""
     same: dict[tuple[object, ...], list[ShownCell]] = {}
     for cell in material.cells:
-        if cell.seconds and not cell.word("size") and "largest" not in (cell.axes["resolution"], cell.axes["batch"]):
+        if cell.seconds and not cell.word("size") and not cell.is_search:
             key = tuple(value for axis, value in cell.axes.items() if axis != "device")
             same.setdefault(key, []).append(cell)
     found: list[SpeedUp] = []

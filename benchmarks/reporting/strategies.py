@@ -25,7 +25,8 @@ def strategies(material: Material) -> Section | None:
     if not groups:
         return None
     groups.sort(key=len, reverse=True)
-    drawn = [group for group in groups if len(_points(group)) >= _LEAST_POINTS][:_MOST_CHARTS]
+    telling = [group for group in groups if len(_points(group)) >= _LEAST_POINTS]
+    drawn = telling[:_MOST_CHARTS] or [group for group in groups if _points(group)][:1]
     charts = [
         Chart(f"strategies-{place + 1}" if len(drawn) > 1 else "strategies", _title(group), partial(_draw, group))
         for place, group in enumerate(drawn)

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import report
+from benchmarks.reporting import drawing
 
 ROOT = Path(__file__).parents[2]
 GPU = {"name": "cuda:0", "model": "A Card", "memory_bytes": 24 * 2**30}
@@ -35,9 +36,17 @@ def record(cells, machine=MACHINE, commit="a" * 40, **header):
 
 
 @pytest.fixture
-def reported(tmp_path, monkeypatch):
-    """Writes records and the report of them; the page, and the folder that it is in."""
+def plots(tmp_path):
+    """Where plots are written, if a test asks for it: it takes half of the time."""
+    return tmp_path / "out" / "plots"
+
+
+@pytest.fixture
+def reported(tmp_path, monkeypatch, request):
+    """Writes records and the report of them; the page."""
     monkeypatch.chdir(tmp_path)
+    if "plots" not in request.fixturenames:
+        monkeypatch.setattr(drawing, "save", lambda *_: None)
 
     def reported(*records):
         paths = [tmp_path / f"{number}.json" for number in range(len(records))]
@@ -66,7 +75,7 @@ def test_a_record_without_cells_makes_a_page(reported):
     assert "The record has no cells" in reported(record([]))
 
 
-def test_a_section_is_there_if_its_data_is_and_else_left_out(reported, tmp_path):
+def test_a_section_is_there_if_its_data_is_and_else_left_out(reported):
     page = reported(record([cell(resolution="64"), cell(resolution="128")]))
     for name in ("throughput", "fits", "memory", "machine", "cells"):
         assert f'<section id="{name}">' in page
@@ -75,7 +84,7 @@ def test_a_section_is_there_if_its_data_is_and_else_left_out(reported, tmp_path)
         assert f'<section id="{name}">' not in page
 
 
-def test_every_section_has_its_plots_as_files_and_its_data_in_a_table(reported, tmp_path):
+def test_every_section_has_its_plots_as_files_and_its_data_in_a_table(reported, plots, tmp_path):
     ceiling = {"ceiling_share": 0.5, "ceiling_flops_per_second": 1e11, "arithmetic_intensity_flops_per_byte": 20.0}
     ranks = {"scaling": "weak", "ranks": 2, "speedup": 1.9, "efficiency": 0.95, "rank_peak_memory_bytes": [1, 2]}
     classifier = {"benchmark": "test_classification", "mode": "forward", "batch": 8, "pass_seconds": 1e5}
@@ -104,26 +113,41 @@ def test_every_section_has_its_plots_as_files_and_its_data_in_a_table(reported, 
         "scaling",
     ):
         assert f"](plots/{name}.png)" in summary
-        ET.parse(tmp_path / "out" / "plots" / f"{name}.svg")
-        with Image.open(tmp_path / "out" / "plots" / f"{name}.png") as picture:
+        ET.parse(plots / f"{name}.svg")
+        with Image.open(plots / f"{name}.png") as picture:
             assert picture.width > 1000
     for heading in ("Several ranks", "Roofline", "Images per second", "Largest image that fits"):
         section = summary.partition(f"## {heading}\n")[2].partition("\n## ")[0]
         assert section.count("\n| ") >= 3, heading
 
 
-def test_two_files_of_a_machine_are_before_and_after_with_verdicts(reported, tmp_path):
+def test_limits_of_devices_and_their_input_side_have_sections(reported, plots):
+    copies = [cell("copy", "", benchmark="test_copy", size=size, rate=5e10) for size in ("1MiB", "64MiB")]
+    workers = [cell("jpeg", "224", benchmark="test_input", size=f"{count}workers", batch=16) for count in (1, 2)]
+    page = reported(record([*copies, *workers]))
+    assert "A CPU (cpu) copies at 50 GB/s." in page
+    assert "images per second from JPEG files with 1 worker threads" in page
+    assert {path.stem for path in plots.iterdir()} == {"limits", "input"}
+
+
+def test_two_files_of_a_machine_are_before_and_after_with_verdicts(reported):
     before = [cell(), cell("vgg19"), cell(resolution="128")]
     after = [cell(seconds=0.02), cell("vgg19"), failed(resolution="128")]
     page = reported(record(before), record(after, commit="b" * 40))
     assert "Of 3 cells: 1 regressed, 1 now out of memory, 1 unchanged." in page
-    assert (tmp_path / "out" / "plots" / "comparison.svg").is_file()
+    assert 'aria-label="Throughput after, relative to before"' in page
 
 
 def test_a_cell_that_was_asked_for_again_and_vanished_is_missing(reported):
     options = {"options": {"model": ["nin"]}}
     page = reported(record([cell(), cell(resolution="128")], **options), record([cell()], commit="b" * 40, **options))
     assert "1 missing, 1 unchanged" in page
+
+
+def test_searches_are_not_compared_as_they_end_at_other_sizes(reported):
+    found = [cell("nin", "largest", seconds, benchmark="test_largest_image") for seconds in (1.0, 5.0)]
+    page = reported(record([cell(), found[0]]), record([cell(), found[1]], commit="b" * 40))
+    assert "Of 1 cells: 1 unchanged." in page
 
 
 def test_a_question_that_was_not_asked_again_is_not_missing(reported):
@@ -141,13 +165,13 @@ def test_verdicts_of_a_side_by_side_run_are_shown_with_their_intervals(reported)
     assert "0.833 (0.810 to 0.850)" in page
 
 
-def test_three_files_of_a_machine_are_a_history(reported, tmp_path):
+def test_three_files_of_a_machine_are_a_history(reported):
     files = [
         record([cell(seconds=seconds)], commit=commit * 40) for seconds, commit in ((1, "a"), (2, "b"), (0.5, "c"))
     ]
     page = reported(*files)
     assert "test_style_iteration[cpu-nin-64px] moved most; it ends +100 % from where it began" in page
-    assert (tmp_path / "out" / "plots" / "history.png").is_file()
+    assert 'aria-label="Throughput over commits on A Card' in page
 
 
 def test_files_of_two_machines_stand_side_by_side(reported):
@@ -176,9 +200,9 @@ def test_a_picture_is_shown_small_and_one_that_is_gone_is_left_out(reported, tmp
     assert len(page) < 300_000
 
 
-def test_a_cell_that_throttled_or_shared_its_device_is_marked(reported):
+def test_a_cell_that_throttled_or_shared_its_device_is_marked(reported, tmp_path):
     page = reported(record([cell(telemetry={"throttled": ["sw_power_cap"], "shared": True}), cell(resolution="128")]))
-    assert "ok *" in page
+    assert page.count("ok *") == (tmp_path / "out" / "summary.md").read_text().count("ok *") == 2
     assert "throttled: sw_power_cap; shared its device with others" in page
     assert "1 cell is marked *" in page
 
@@ -189,11 +213,11 @@ def test_text_of_a_record_stays_text(reported):
     assert "<b>no" not in page
 
 
-def test_the_page_loads_nothing_and_refers_to_its_own_files_only(reported, tmp_path):
+def test_the_page_loads_nothing_and_refers_to_its_own_files_only(reported, plots):
     page = reported(record([cell(), cell(resolution="128")]))
     targets = [part.partition('"')[0] for part in page.split('href="')[1:] + page.split('src="')[1:]]
     for target in targets:
-        assert target.startswith(("#", "data:")) or (tmp_path / "out" / target).is_file(), target
+        assert target.startswith(("#", "data:")) or (plots.parent / target).is_file(), target
     assert "url(http" not in page
 
 
