@@ -19,7 +19,7 @@ def all_cells(material: Material) -> Section | None:
             word(cell.word("benchmark").removeprefix("test_")),
             word(cell.place),
             word(cell.model),
-            word(_further(cell)),
+            word(cell.further),
             size(cell) if cell.pixels else word(cell.axes["resolution"]),
             number(cell.per_minute),
             number(cell.number("images_per_second") if cell.ran else None),
@@ -37,15 +37,6 @@ def all_cells(material: Material) -> Section | None:
     return Section(
         "cells", "All cells", finding, tables=(Table("Every cell", _HEADER, rows, is_open=True),), notes=notes
     )
-
-
-def _further(cell: ShownCell) -> str:
-    """What else tells the cell from others: all axes that are not at their default."""
-    ranks = cell.number("ranks") or 1
-    words = [cell.variant, cell.word("mode"), cell.word("size"), f"{ranks:g} ranks" if ranks > 1 else ""]
-    if cell.word("mode"):
-        words.append(f"batch {cell.axes['batch']}")
-    return " ".join(word for word in words if word)
 
 
 def _status(cell: ShownCell) -> str:

@@ -41,9 +41,9 @@ def limits(material: Material) -> Section | None:
 def _finding(by_quantity: Mapping[str, Sequence[ShownCell]]) -> str:
     """The best copy and the best product of each device."""
     said = []
-    for name, what in (("copy", "copies"), ("matmul", "multiplies matrices")):
+    for names, what in ((("copy",), "copies"), (("matmul", "convolution"), "computes")):
         best: dict[str, ShownCell] = {}
-        for cell in by_quantity.get(name, ()):
+        for cell in (cell for name in names for cell in by_quantity.get(name, ())):
             if cell.place not in best or _rate(cell) > _rate(best[cell.place]):
                 best[cell.place] = cell
         said += [f"{place} {what} at {figure(_rate(cell))} {_unit(cell)}" for place, cell in best.items()]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fixtures.disturbance import disturbances
 from fixtures.record_files import IDENTITY, Identity, RecordFile
 from fixtures.schema import Cell
 
@@ -122,11 +123,22 @@ class ShownCell:
     @property
     def doubts(self) -> tuple[str, ...]:
         """What happened while it was measured that makes its figures doubtful."""
-        telemetry = self.facts.get("telemetry")
-        telemetry = telemetry if isinstance(telemetry, dict) else {}
-        reasons = telemetry.get("throttled") or []
-        throttled = ["throttled: " + ", ".join(map(str, reasons))] if reasons else []
-        return (*throttled, *(["shared its device with others"] if telemetry.get("shared") else []))
+        return tuple(disturbances(self.telemetry))
+
+    @property
+    def telemetry(self) -> Mapping[str, Any]:
+        """What was watched; empty if nothing was."""
+        found = self.facts.get("telemetry")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def further(self) -> str:
+        """What tells it from cells of the same model and size: all other axes that are not at their default."""
+        ranks = self.number("ranks") or 1
+        words = [self.variant, self.word("mode"), self.word("size"), f"{ranks:g} ranks" if ranks > 1 else ""]
+        if self.word("mode"):
+            words.append(f"batch {self.axes['batch']}")
+        return " ".join(word for word in words if word)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from benchmarks.reporting.section import Chart, Section, Table
 from benchmarks.reporting.speed_ups import speed_ups
 from benchmarks.reporting.strategies import strategies
 from benchmarks.reporting.throughput import throughput
+from benchmarks.reporting.watched import watched
 from fixtures.schema import write_atomically
 from fixtures.tables import markdown_table
 
@@ -45,6 +46,7 @@ SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
     scaling,
     history,
     gallery,
+    watched,
     machines,
     all_cells,
 )
