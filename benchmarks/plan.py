@@ -3,6 +3,7 @@
 python -m benchmarks.plan --model=vgg19 --resolution=7680x4320 [--memory=8GiB] [--optimizer=adam] [--tile=512]
 python -m benchmarks.plan --model=resnet50,vgg16 --mode=forward,training --batch=1,16,64 [--resolution=224]
 python -m benchmarks.plan --model=resnet50 --batch=16 --ranks=2,8 [--record=PATH] [--rate=400images/s --link=50GB/s]
+python -m benchmarks.plan --model=vgg19 --resolution=7680x4320 --ranks=2,8 [--rate=12iterations/min --link=50GB/s]
 
 A style model is asked about with every strategy and precision. A classifier (any of the models that have no style
 network, and any model with --mode or --batch; --model=all means every classifier) is asked about in each mode and with
@@ -13,9 +14,10 @@ Predicted is what tensors take on an accelerator, and compared with what a cell 
 the reserve that a run leaves. `--memory` asks about one more size, and lets tiles be as large as that holds; without
 it they have the side of `--tile`, or 512 px. Needs no device, and takes seconds.
 
-With `--ranks`, the work is shared by as many devices: training of a classifier is data-parallel, and the answer is
-the memory of each rank, what it sends in an iteration, and the rate to expect of the group. Rate of one rank and
-bandwidth come from a record file with measured cells, or are given; the formulae are in `fixtures/expected_scaling.py`.
+With `--ranks`, the work is shared by as many devices: training of a classifier is data-parallel, the tiles of an image
+are shared out. The answer is the memory of each rank, what it sends in an iteration, and the rate to expect. Rate of
+one rank and bandwidth come from a record file with measured cells (`--record`), or are given; the formulae, with their
+sources, are in `fixtures/expected_scaling.py`.
 """
 
 import argparse
@@ -28,6 +30,7 @@ import models
 from fixtures import parsing
 from fixtures.classifier_plan import ClassifierQuestion, classifier_plan
 from fixtures.group_plan import GroupQuestion, training_plan
+from fixtures.image_plan import image_plan
 from fixtures.record_files import read_record
 from fixtures.style_plan import StyleQuestion, style_plan
 from models.errors import InputError
@@ -53,7 +56,11 @@ def _plan(asked: argparse.Namespace) -> list[str]:
     if _about_classifiers(asked):
         question = _classifier_question(asked)
         return classifier_plan(question) if asked.ranks is None else training_plan(question, _group_question(asked))
-    return [line for question in _style_questions(asked) for line in style_plan(question)]
+    questions = _style_questions(asked)
+    if asked.ranks is None:
+        return [line for question in questions for line in style_plan(question)]
+    group = _group_question(asked)
+    return [line for question in questions for line in image_plan(question, group)]
 
 
 def _about_classifiers(asked: argparse.Namespace) -> bool:

@@ -97,6 +97,14 @@ class TileChain:
         products = [layer.products for layer in self._layers]
         return bands_of(self._rows, self._columns, (height, width), side_px, ranks, self.taps, products)
 
+    def products(self, tiles: Iterable[Tile]) -> int:
+        """How many multiplications the layers take for these tiles, halo included."""
+        return sum(
+            rows.length * columns.length * layer.products
+            for tile in tiles
+            for rows, columns, layer in zip(tile.rows.need[1:], tile.columns.need[1:], self._layers, strict=False)
+        )
+
     def _check(self, side_px: int) -> None:
         least = self.smallest_side()
         if side_px < least:

@@ -83,6 +83,18 @@ def test_ranks_have_a_row_for_each_way_to_scale_and_images_a_second_where_a_rate
     assert "for times, give --record=PATH" in capsys.readouterr().out
 
 
+def test_an_image_over_ranks_has_a_row_for_each_number_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--model=nin", "--resolution=128x256", "--tile=64", "--precision=float32", "--ranks=1,2"]
+    assert plan.main([*arguments, "--rate=12iterations/min", "--link=1GB/s"]) == 0
+    head, columns, one, two, *_ = capsys.readouterr().out.splitlines()
+    assert "128x256 px" in head
+    assert "sent by a rank" in columns
+    # 5 s alone, and nothing is sent.
+    assert one.split()[:3] == ["float32", "1", "64"]
+    assert " 5000 " in one
+    assert two.split()[:3] == ["float32", "2", "64"]
+
+
 def test_a_card_keeps_the_reserve_that_a_run_leaves() -> None:
     assert usable(4 * GIB) == 4 * GIB - GIB // 2
     assert usable(80 * GIB) == 76 * GIB
