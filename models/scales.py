@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-# Half a painter's stroke: below, a picture of usual proportions has no more than patches of colour to settle.
-COARSEST_PX = 128
+# Below, a picture of usual proportions has little more than patches of colour to settle.
+COARSEST_PX = 96
 
 
 @dataclass

@@ -66,7 +66,7 @@ class Generation:
         self._objective = self._optimizer = None
         content, style = (self._picture(path, scale) for path in self._paths)
         if self.image is None:
-            self.image = content.clone()
+            self.image = recipe.first_image(content, style, self._workload.seed)
         elif not self._has_size(scale):
             self.image = resize(self.image.detach(), [scale.height, scale.width], antialias=True).clamp_(0, 1)
         self.image = self.image.detach().requires_grad_(True)

@@ -13,6 +13,7 @@ from models.nin import nin
 from models.steps import recipe
 from models.steps.generation import Generation
 from models.steps.losses import gram_matrix, style_loss
+from models.vgg import vgg16
 from models.workload import Workload
 
 PICTURES = Path(__file__).parents[2] / "fixtures" / "pictures"
@@ -65,12 +66,13 @@ def test_every_strategy_makes_the_same_picture():
     assert (plain - pictures.fit(pictures.read(PICTURES / "content.jpg"), 80, 80)).abs().mean() > 0.03
 
 
-def test_given_weights_are_looked_at_by_the_networks_own_layers_and_random_ones_by_the_first(tmp_path):
-    network = nin()
+def test_given_weights_are_looked_at_by_the_networks_own_layers_and_random_ones_by_the_first():
+    network = vgg16()
     assert recipe.looked_at(network, "weights.pth") is network
     chosen = recipe.looked_at(network, "random")
-    assert list(chosen.style_layers) == ["conv1", "conv2", "conv3"]
-    assert chosen.content_layer == [name for name, _ in chosen.layers.named_children()][-1] == "conv3"
+    assert list(chosen.style_layers) == ["relu1_1", "relu2_1", "relu3_1", "relu4_1"]
+    assert chosen.content_layer == [name for name, _ in chosen.layers.named_children()][-1] == "relu4_1"
+    assert not any(isinstance(layer, torch.nn.MaxPool2d) for layer in chosen.layers)
 
 
 def test_weights_of_a_file_make_the_picture(tmp_path):
@@ -89,7 +91,24 @@ def test_losses_are_balanced_so_that_a_style_that_is_wholly_missed_costs_its_lay
     network = recipe.balanced(dataclasses.replace(network, style_weight=7.0), content, style)
     grams = {name: gram_matrix(found) for name, found in recipe._features(network, style).items()}
     missed = sum(weight * style_loss(torch.zeros_like(grams[name]), grams[name]) for name, weight in network.style_layers.items())  # fmt: skip
-    assert network.style_weight * float(missed) == pytest.approx(3 * 0.2)
+    assert network.style_weight * float(missed) == pytest.approx(4 * 0.2)
+
+
+def test_the_first_image_is_the_content_in_the_colours_of_the_style():
+    generator = torch.Generator().manual_seed(6)
+    content, style = (0.5 + 0.1 * torch.randn(1, 3, 40, 60, generator=generator) * torch.tensor(scales).view(1, 3, 1, 1) for scales in ((1.0, 0.2, 0.5), (0.3, 1.0, 0.7)))  # fmt: skip
+    style = style - torch.tensor([0.1, 0.0, -0.1]).view(1, 3, 1, 1)
+    image = recipe.first_image(content, style, seed=0)
+    torch.testing.assert_close(image.mean((2, 3)), style.mean((2, 3)), atol=0.003, rtol=0)
+    torch.testing.assert_close(image.flatten(2)[0].cov(), style.flatten(2)[0].cov(), atol=0.0003, rtol=0)
+    assert torch.equal(image, recipe.first_image(content, style, seed=0))
+    assert not torch.equal(image, recipe.first_image(content, style, seed=1))
+
+
+def test_a_grey_content_stays_free_of_coloured_noise():
+    grey = torch.rand(1, 1, 40, 40, generator=torch.Generator().manual_seed(7)).expand(1, 3, 40, 40)
+    image = recipe.first_image(grey.clone(), grey.clone(), seed=0)
+    assert float((image - grey).abs().mean()) < 0.05
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 1, 9), (1, 3, 33, 20), (1, 3, 64, 64)])

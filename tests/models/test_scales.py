@@ -8,7 +8,7 @@ def sizes(scales):
 
 
 def test_sizes_double_up_to_the_one_asked_for_and_share_the_iterations():
-    assert sizes(coarse_to_fine(1024, 768, 301)) == [(256, 192, 101), (512, 384, 100), (1024, 768, 100)]
+    assert sizes(coarse_to_fine(1024, 600, 301)) == [(256, 150, 101), (512, 300, 100), (1024, 600, 100)]
     assert sum(iterations for *_, iterations in sizes(coarse_to_fine(7680, 4320, 300))) == 300
 
 
@@ -16,7 +16,7 @@ def test_sizes_double_up_to_the_one_asked_for_and_share_the_iterations():
 def test_the_last_size_is_the_one_asked_for_and_none_is_below_what_the_network_takes(width, height):
     scales = coarse_to_fine(width, height, 300, least_px=39)
     assert (scales[-1].width, scales[-1].height) == (width, height)
-    assert min(min(scale.width, scale.height) for scale in scales) >= min(width, height, 128)
+    assert min(min(scale.width, scale.height) for scale in scales) >= min(width, height, 96)
 
 
 def test_a_network_that_takes_no_small_image_gets_none():
