@@ -9,6 +9,7 @@ import html
 import io
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -112,7 +113,10 @@ def legend_below(axes: Axes, width_inches: float) -> None:
     """A legend under the plot, if there is anything to tell apart; beside the data it would hide some."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        longest = max(map(len, labels))
+        # Of the width, a line and its marker take 40 points; a letter takes 5.
+        widest = int((72 * width_inches - 40) / 5)
+        labels = [textwrap.fill(label, widest) for label in labels]
+        longest = max(len(line) for label in labels for line in label.split("\n"))
         columns = max(1, int(72 * width_inches / (40 + 5 * longest)))
         assert isinstance(axes.figure, Figure)
         axes.figure.legend(handles, labels, loc="outside lower left", ncols=columns, handlelength=2.6)

@@ -55,7 +55,8 @@ def history(material: Material) -> Section | None:
         findings.append(f"{cell_id(most.identity)} moved most; it ends {change:+.3g} % from where it began.")
     if not charts:
         return None
-    return Section("history", "History over commits", " ".join(findings), charts=charts, tables=tables)
+    notes = ["A + is for uncommitted changes. Named are the cells that moved most; grey lines are the others."]
+    return Section("history", "History over commits", " ".join(findings), charts=charts, tables=tables, notes=notes)
 
 
 def courses_of(files: Sequence[RecordFile]) -> list[Course]:
@@ -87,7 +88,7 @@ def _draw(courses: Sequence[Course], labels: Sequence[str], width_inches: float)
     every = -(-len(labels) // (5 if is_narrow(width_inches) else 14))
     axes.set_xticks(places[::every], labels[::every])
     axes.tick_params(axis="x", labelsize=7.5)
-    axes.set_xlabel("commit, + with uncommitted changes; in the order of the files")
+    axes.set_xlabel("commit, in the order of the files")
     axes.set_ylabel("throughput [% of the first]", rotation_mode="anchor")
     axes.grid(visible=True)
     legend_below(axes, width_inches)

@@ -1,6 +1,6 @@
 """Facts of the machines, and the files that were read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.reporting.material import Material, commit_of
@@ -17,7 +17,9 @@ _NAMES = {
 
 def machines(material: Material) -> Section:
     """The section; it is always there."""
-    facts = {machine.name: _facts(machine.facts) for machine in material.machines}
+    facts = {
+        machine.name: _facts([file.machine for file in material.files_of(machine)]) for machine in material.machines
+    }
     count = len(material.machines)
     return Section(
         "machine",
@@ -28,21 +30,29 @@ def machines(material: Material) -> Section:
     )
 
 
-def _facts(facts: Mapping[str, Any]) -> dict[str, str]:
-    shown: dict[str, str] = {}
-    for device in facts.get("devices") or ():
-        if not isinstance(device, dict):
-            continue
-        words = [str(device.get("model"))]
-        if device.get("memory_bytes"):
-            words.append(readable_size(device["memory_bytes"]))
-        if device.get("cores"):
-            words.append(f"{device['cores']} cores")
-        shown[str(device.get("name"))] = ", ".join(words)
+def _facts(by_file: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Facts of one machine by their names; where its files differ, all that they say."""
+    shown: dict[str, list[str]] = {}
+    for facts in by_file:
+        for name, text in _of_file(facts).items():
+            texts = shown.setdefault(name, [])
+            if text not in texts:
+                texts.append(text)
+    return {name: "; ".join(texts) for name, texts in shown.items()}
+
+
+def _of_file(facts: Mapping[str, Any]) -> dict[str, str]:
+    devices = [device for device in facts.get("devices") or () if isinstance(device, dict)]
+    shown = {str(device.get("name")): _device(device) for device in devices}
     if facts.get("memory_bytes"):
         shown["host memory"] = readable_size(facts["memory_bytes"])
-    shown |= {name: str(facts[key]) for key, name in _NAMES.items() if facts.get(key) not in (None, "")}
-    return shown
+    return shown | {name: str(facts[key]) for key, name in _NAMES.items() if facts.get(key) not in (None, "")}
+
+
+def _device(device: Mapping[str, Any]) -> str:
+    """The hardware; what its record calls the cores of a cpu are the threads, which have a line of their own."""
+    memory = device.get("memory_bytes")
+    return str(device.get("model")) + (f", {readable_size(memory)}" if memory else "")
 
 
 def _files(material: Material) -> Table:

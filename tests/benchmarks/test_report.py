@@ -11,6 +11,9 @@ from PIL import Image
 
 from benchmarks import report
 from benchmarks.reporting import drawing
+from benchmarks.reporting.material import gather
+from benchmarks.reporting.roofline import roofs_of
+from fixtures.record_files import read_records
 
 ROOT = Path(__file__).parents[2]
 GPU = {"name": "cuda:0", "model": "A Card", "memory_bytes": 24 * 2**30}
@@ -128,6 +131,27 @@ def test_limits_of_devices_and_their_input_side_have_sections(reported, plots):
     assert "A CPU (cpu) copies at 50 GB/s." in page
     assert "images per second from JPEG files with 1 worker threads" in page
     assert {path.stem for path in plots.iterdir()} == {"limits", "input"}
+
+
+def test_roofs_are_flat_at_the_product_and_slope_with_the_bandwidth(tmp_path):
+    by_memory = {
+        "ceiling_bound_by": "memory",
+        "ceiling_flops_per_second": 2e10,
+        "arithmetic_intensity_flops_per_byte": 2.0,
+    }
+    by_product = {"ceiling_bound_by": "arithmetic", "ceiling_flops_per_second": 5e11}
+    cells = [cell(**by_memory), cell("vgg19", **by_product), cell("vgg19", precision="bfloat16", **by_product)]
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(record(cells)))
+    roofs = roofs_of(gather(read_records(path)).cells)
+    assert {roof.precision: roof.flops_per_second for roof in roofs} == {"float32": 5e11, "bfloat16": 5e11}
+    assert {roof.bytes_per_second for roof in roofs} == {1e10}
+
+
+def test_a_machine_that_was_upgraded_shows_both_versions(reported):
+    page = reported(record([cell()]), record([cell()], MACHINE | {"torch": "2.16.0"}, commit="b" * 40))
+    assert "2.15.0; 2.16.0" in page
+    assert "Conditions differ: torch 2.15.0 and 2.16.0." in page
 
 
 def test_two_files_of_a_machine_are_before_and_after_with_verdicts(reported):
