@@ -4,12 +4,15 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+ROOT = Path(__file__).parents[2]
 ONLY = ("--benchmark-only", "-k", "style_iteration")
 CONTRACT = {
     "benchmark", "device", "model", "resolution", "width", "height", "optimizer", "precision", "strategy", "batch",
@@ -239,6 +242,28 @@ def test_autosave_compare_and_grouping_are_pytest_benchmarks_own(suite, tmp_path
     assert groups == ["64px", "128px"]
     assert "(0001_" in second.stdout
     assert "(NOW)" in second.stdout
+    words = [sys.executable, "-m", "pytest_benchmark", f"--storage={tmp_path}/saved", "compare"]
+    said = subprocess.run(words, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    assert "test_style_iteration[cpu-tiny-128px]" in said
+
+
+def test_a_histogram_is_drawn_where_pygal_is_installed(suite, tmp_path):
+    pytest.importorskip("pygal")
+    done = suite.run(*ONLY, "--model=tiny", "--resolution=32,64", f"--benchmark-histogram={tmp_path}/histogram")
+    assert done.returncode == 0, done.stdout + done.stderr
+    drawn = (tmp_path / "histogram.svg").read_text()
+    assert "cpu-tiny-32px" in drawn
+    assert "cpu-tiny-64px" in drawn
+
+
+def test_a_histogram_without_pygal_is_one_sentence_before_anything_runs(suite):
+    script = "import sys; sys.modules['pygal'] = None; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    words = suite.command(*ONLY, "--model=tiny", "--benchmark-histogram")
+    words[1:3] = ["-c", script]
+    done = subprocess.run(words, cwd=ROOT, env=suite.environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert done.stderr.startswith("ERROR: --benchmark-histogram needs pygal, which is not installed; pip install ")
+    assert not suite.record.exists()
 
 
 def test_without_isolation_cells_run_inside_pytest(suite):
