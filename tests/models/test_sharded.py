@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 
 from models.steps.bands import Bands
+from models.steps.exchange import Exchange
 from models.steps.middle_shard import MiddleShard, most_sent_bytes
+from models.steps.objective import PlainObjective
+from models.steps.sharded import ShardedStyleIteration
+from models.steps.style import style_task
 from models.steps.tile_chain import TileChain
 from models.steps.volume import all_reduce_bytes, style_volume_bytes
 from models.workload import Workload, build
@@ -202,3 +206,13 @@ def test_each_rank_tells_of_its_own_tiles() -> None:
     for share, told in zip(bands(PORTRAIT, 2).of_ranks, in_ranks(2, told_of_tiles, PORTRAIT), strict=True):
         every = 2 * len(share.tiles)
         assert told == [(done, every) for done in range(1, every + 1)]
+
+
+def test_what_the_ranks_keep_is_one_image_and_one_content_target_between_them() -> None:
+    ranks = 3
+    steps = [ShardedStyleIteration(PORTRAIT, Exchange(rank, ranks, silent=True)) for rank in range(ranks)]
+    assert sum(step.own.numel() for step in steps) == 3 * PORTRAIT.width * PORTRAIT.height
+    whole = PlainObjective(style_task(PORTRAIT))._content_target
+    assert sum(step._passes._content_target.numel() for step in steps) == whole.numel()
+    for step, share in zip(steps, bands(PORTRAIT, ranks).of_ranks, strict=True):
+        assert step._canvas.window.shape[2] == share.window.length < PORTRAIT.height
