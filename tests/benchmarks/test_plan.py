@@ -80,7 +80,9 @@ def test_ranks_have_a_row_for_each_way_to_scale_and_images_a_second_where_a_rate
         ("basic_cnn", "weak", "8", "4"),
     ]
     assert plan.main(shared) == 0
-    assert "for times, give --record=PATH" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "for times, give --rate=400images/s of one rank" in said
+    assert "for times, give --link=50GB/s" in said
 
 
 def test_an_image_over_ranks_has_a_row_for_each_number_of_them(capsys: pytest.CaptureFixture[str]) -> None:
