@@ -10,6 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import export
+from fixtures.fleet import merge
+from fixtures.record_files import RecordFile
 
 ROOT = Path(__file__).parents[2]
 MACHINE = {
@@ -135,6 +137,21 @@ def test_github_action_benchmark_gets_the_memory_of_what_ran(exported):
         "test_largest_image[cpu-vgg19] peak memory",
     ]
     assert {(entry["value"], entry["unit"]) for entry in entries} == {(3.0, "MiB")}
+
+
+def test_cells_of_many_machines_are_told_apart(tmp_path, capsys):
+    records = [
+        RecordFile(tmp_path, MACHINE, {("test", "cpu", "nin"): cell()}, {}, label) for label in ("left", "right")
+    ]
+    path = tmp_path / "fleet.json"
+    path.write_text(json.dumps(merge(records)))
+    assert export.main([str(path), "--format=prometheus"]) == 0
+    families = text_string_to_metric_families(capsys.readouterr().out)
+    times = next(family for family in families if family.name == "goghmark_iteration_seconds")
+    assert [sample.labels["machine"] for sample in times.samples] == ["left", "right"]
+    assert export.main([str(path), "--format=github-action-benchmark-bigger"]) == 0
+    names = [entry["name"] for entry in json.loads(capsys.readouterr().out)]
+    assert names == ["left test_style_iteration[cpu-nin-64px]", "right test_style_iteration[cpu-nin-64px]"]
 
 
 @pytest.mark.parametrize("direction", ["bigger", "smaller"])
