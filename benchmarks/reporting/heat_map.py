@@ -19,7 +19,7 @@ _ROW_INCHES = 0.46
 # Dark to light for every colour vision, and as a grey (Nunez et al. 2018).
 _COLOURS = "cividis"
 _DARK = 0.5
-_SHORT = {"out_of_memory": "out of\nmemory", "skipped": "not\nasked"}
+_SHORT = {"out_of_memory": "out of\nmemory"}
 
 
 def heat_map(material: Material) -> Section | None:
