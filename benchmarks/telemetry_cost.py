@@ -22,9 +22,9 @@ from fixtures.decision import drop_of, log_slowdown
 from fixtures.launchers import SUITE, launcher_here
 from fixtures.parsing import one_of, resolution, seconds, share
 from fixtures.running import CellEnded, Effort, Runner
+from fixtures.sampling import INTERVAL_SECONDS
 from fixtures.schema import Cell, Measurement
 from fixtures.watchers import Watchers
-from fixtures.watching import INTERVAL_SECONDS
 from fixtures.workers import CellFailed
 from models.errors import InputError
 
