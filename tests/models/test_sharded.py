@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import pytest
@@ -63,6 +64,12 @@ def iterations(workload: Workload, count: int) -> list[Iteration]:
     return done
 
 
+@cache
+def of_ranks(ranks: int, workload: Workload) -> list[list[Iteration]]:
+    """Three iterations of each rank."""
+    return in_ranks(ranks, iterations, workload, 3)
+
+
 def plain_iterations(workload: Workload, count: int) -> list[Iteration]:
     torch.manual_seed(workload.seed)
     step: Any = build(dataclasses.replace(workload, step="models.steps.style:StyleIteration"))
@@ -89,7 +96,7 @@ def deviation(found: Tensor, wanted: Tensor) -> float:
 @pytest.mark.parametrize("workload", NAMES, ids=NAMES.get)
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_loss_gradient_and_image_are_those_of_the_whole_image(workload: Workload, ranks: int) -> None:
-    found = in_ranks(ranks, iterations, workload, 3)
+    found = of_ranks(ranks, workload)
     for number, wanted in enumerate(plain_iterations(workload, 3)):
         parts = [of_rank[number] for of_rank in found]
         assert {part.loss for part in parts} == {parts[0].loss}
@@ -144,7 +151,7 @@ def iterations_beside_silent_ones(workload: Workload) -> tuple[list[Iteration], 
 
 
 def test_an_iteration_without_communication_sends_nothing_and_leaves_the_others_as_they_are() -> None:
-    wanted = in_ranks(2, iterations, LANDSCAPE, 3)
+    wanted = of_ranks(2, LANDSCAPE)
     beside_silent_ones = in_ranks(2, iterations_beside_silent_ones, LANDSCAPE)
     for rank, (found, silent_bytes) in enumerate(beside_silent_ones):
         assert silent_bytes == 0
@@ -156,7 +163,7 @@ def test_an_iteration_without_communication_sends_nothing_and_leaves_the_others_
 def test_what_a_rank_sends_is_what_the_formula_says(workload: Workload) -> None:
     ranks = 3
     channels = [8, 12, 8, 8]  # of the style layers of odd_chain
-    for rank, found in enumerate(in_ranks(ranks, iterations, workload, 4)):
+    for rank, found in enumerate(of_ranks(ranks, workload)):
         history = 2 if workload.optimizer == "lbfgs" else 0  # the first pair is there in the second iteration
         pixels = bands(workload, ranks).exchanged_pixels(rank)
         assert found[2].sent_bytes == style_volume_bytes(channels, pixels, ranks, history, number_bytes=8)
