@@ -1,5 +1,6 @@
 """Peak memory against pixels, measured and predicted, under the memory that there is."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -13,7 +14,8 @@ from benchmarks.reporting.section import Chart, Section, Table, memory, number, 
 from benchmarks.reporting.throughput import MOST_LINES, Line, lines_of, look_of
 from fixtures.parsing import readable_size
 
-_LIMIT_SHARE = 0.75
+# Budgets that are nearer to each other, or to all there is, are what was free at the time; a limit was asked for.
+_APART = 0.75
 
 
 def peak_memory(material: Material) -> Section | None:
@@ -74,19 +76,26 @@ def _draw(lines: Sequence[Line], known: Mapping[tuple[str, str], Look], width_in
     return drawn
 
 
-def _draw_limits(axes: Axes, cells: Sequence[ShownCell]) -> None:
-    """A line for all the memory of each device, and one for a limit that is far below."""
-    lines: dict[str, float] = {}
-    for cell in cells:
-        whole, budget = cell.device_memory_bytes, cell.number("memory_budget_bytes")
+def _limits(cells: Sequence[ShownCell]) -> dict[str, float]:
+    """In bytes, by what they are called: all the memory of each device, and each limit that is far below."""
+    limits: dict[str, float] = {}
+    for place in dict.fromkeys(cell.place for cell in cells):
+        own = [cell for cell in cells if cell.place == place]
+        whole = max((cell.device_memory_bytes or 0 for cell in own), default=0)
         if whole:
-            lines[f"all of {cell.place}: {readable_size(whole)}"] = whole
-        # What is free differs from cell to cell; a limit was asked for.
-        if budget and (not whole or budget < _LIMIT_SHARE * whole):
-            lines[f"limit on {cell.place}: {readable_size(budget)}"] = budget
+            limits[f"all of {place}: {readable_size(whole)}"] = whole
+        above = whole or math.inf
+        for budget in sorted({cell.number("memory_budget_bytes") or 0 for cell in own} - {0}, reverse=True):
+            if budget < _APART * above:
+                limits[f"limit on {place}: {readable_size(budget)}"] = above = budget
+    return limits
+
+
+def _draw_limits(axes: Axes, cells: Sequence[ShownCell]) -> None:
+    """A line for each limit."""
     before = 0.0
     shift = 3
-    for text, end in sorted(lines.items(), key=lambda line: line[1]):
+    for text, end in sorted(_limits(cells).items(), key=lambda limit: limit[1]):
         axes.axhline(end, color=INK, linewidth=1, linestyle="-" if text.startswith("all") else "--")
         # The names of two lines that nearly meet stand above each other.
         shift = shift + 9 if end < 1.5 * before else 3

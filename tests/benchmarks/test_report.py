@@ -148,6 +148,15 @@ def test_roofs_are_flat_at_the_product_and_slope_with_the_bandwidth(tmp_path):
     assert {roof.bytes_per_second for roof in roofs} == {1e10}
 
 
+def test_memory_ends_at_the_card_and_at_a_limit_but_not_at_what_was_free_at_the_time(reported):
+    budgets = (23 * 2**30, 22 * 2**30, 2**30)
+    page = reported(record([cell(str(budget), device="cuda:0", memory_budget_bytes=budget) for budget in budgets]))
+    drawn = page.partition('aria-label="Peak memory against pixels"')[2].partition("</svg>")[0]
+    assert "all of A Card (cuda:0): 24 GiB" in drawn
+    assert "limit on A Card (cuda:0): 1 GiB" in drawn
+    assert drawn.count("limit on") == 1
+
+
 def test_a_machine_that_was_upgraded_shows_both_versions(reported):
     page = reported(record([cell()]), record([cell()], MACHINE | {"torch": "2.16.0"}, commit="b" * 40))
     assert "2.15.0; 2.16.0" in page
