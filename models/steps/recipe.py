@@ -19,6 +19,8 @@ from models.steps.losses import gram_matrix
 # With random weights, features of the last layers are much the same for every picture, and their gradient is speckle:
 # only the first of the style layers are looked at, the last of these for the content too.
 _RANDOM_STYLE_LAYERS = 4
+# Alpha / beta for them; between a fifth and twice as much it hardly shows.
+_RANDOM_CONTENT_WEIGHT = 0.01
 # Of the pixels' range, and how many pixels of the coarsest size one grain of it covers.
 _NOISE, _GRAIN_PX = 0.04, 4
 # A gradient is seen at so many sizes, each half of the one before.
@@ -36,7 +38,14 @@ def looked_at(network: StyleNetwork, weights: str) -> StyleNetwork:
         return network
     chosen = dict(list(network.style_layers.items())[:_RANDOM_STYLE_LAYERS])
     layers = until_last(map(_averaging, network.layers.named_children()), chosen)
-    return dataclasses.replace(network, layers=layers, content_layer=list(chosen)[-1], style_layers=chosen)
+    return dataclasses.replace(
+        network,
+        layers=layers,
+        content_layer=list(chosen)[-1],
+        content_weight=_RANDOM_CONTENT_WEIGHT,
+        style_layers=chosen,
+        style_weight=1.0,
+    )
 
 
 def _averaging(named: tuple[str, nn.Module]) -> tuple[str, nn.Module]:
