@@ -99,6 +99,28 @@ def test_growth_of_memory_beyond_the_limit_is_a_regression(files):
     assert files([cell()], grown, options=["--max-memory-growth=40%"]) == 0
 
 
+def search(side, budget=2**30, **further):
+    found = {"largest_side_px": side, "memory_budget_bytes": budget, "median_seconds": side / 1e5}
+    return cell(resolution="largest", **found | further)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "code", "verdict"),
+    [(1024, 960, 1, "regressed"), (1024, 1088, 0, "improved"), (2048, 1984, 0, "unchanged")],
+)
+def test_of_a_search_the_size_counts_and_not_the_rate_at_that_size(files, capsys, before, now, code, verdict):
+    assert files([search(before)], [search(now, peak_memory_bytes=2**29)]) == code
+    out = capsys.readouterr().out
+    assert f"1 {verdict}" in out
+    assert f"largest image: {before} px before, {now} px now" in out
+
+
+def test_searches_in_different_budgets_decide_nothing(files, capsys):
+    assert files([search(1024)], [search(512, budget=2**28)]) == 0
+    assert "1 inconclusive" in (out := capsys.readouterr().out)
+    assert "--memory-limit" in out
+
+
 def test_a_noisy_history_widens_the_threshold_and_says_so(files, capsys):
     history = [[cell(median=median)] for median in (0.0100, 0.0104, 0.0097, 0.0101, 0.0098)]
     assert files(*history, [cell(median=0.0108)]) == 0
