@@ -21,19 +21,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import models
-from fixtures.between_runs import CALIBRATION_KIND, LEAST_RUNS
-from fixtures.error_rates import HEADER, Row, achieved_drop, resolved_by_files, rows, smallest_drop
-from fixtures.launchers import SUITE, launcher_here
-from fixtures.news import Account, Progress
+from fixtures.comparing.between_runs import CALIBRATION_KIND, LEAST_RUNS
+from fixtures.comparing.error_rates import HEADER, Row, achieved_drop, resolved_by_files, rows, smallest_drop
+from fixtures.comparing.trials import Bench, NotCalibrated, deviation_of_logs, products_for
 from fixtures.parsing import listed, one_of, resolution, seconds, share
-from fixtures.record import commit_facts
-from fixtures.record_files import identity_of
-from fixtures.running import CellEnded, Runner
+from fixtures.progress.news import Account, Progress
+from fixtures.progress.status_line import BelowCursor, LogLines, StatusLine, is_watched, shown_on
+from fixtures.records.record import commit_facts
+from fixtures.records.record_files import identity_of
 from fixtures.schema import Cell, strict_json, write_atomically
-from fixtures.status_line import BelowCursor, LogLines, StatusLine, is_watched, shown_on
 from fixtures.tables import table
-from fixtures.trials import Bench, NotCalibrated, deviation_of_logs, products_for
-from fixtures.workers import CellFailed
+from fixtures.workers.launchers import SUITE, launcher_here
+from fixtures.workers.running import CellEnded, Runner
+from fixtures.workers.worker import CellFailed
 from models.errors import InputError
 
 T = TypeVar("T")

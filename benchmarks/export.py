@@ -16,9 +16,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from fixtures.benchmark_action import Entry, bigger_is_better, smaller_is_better
-from fixtures.exposition import exposition
-from fixtures.record_files import RecordFile, read_records
+from fixtures.records.benchmark_action import Entry, bigger_is_better, smaller_is_better
+from fixtures.records.exposition import exposition
+from fixtures.records.record_files import RecordFile, read_records
 from fixtures.schema import strict_json, write_atomically
 from models.errors import InputError
 

@@ -14,13 +14,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fixtures.between_runs import CalibratedCell, read_calibration
-from fixtures.file_against_file import Details, LimitsOf, compare_files
-from fixtures.floors import largest_floor, read_floors
+from fixtures.comparing.between_runs import CalibratedCell, read_calibration
+from fixtures.comparing.file_against_file import Details, LimitsOf, compare_files
+from fixtures.comparing.floors import largest_floor, read_floors
+from fixtures.comparing.verdicts import (
+    COMPARED_HEADER,
+    FAILING,
+    Limits,
+    compared_row,
+    counted,
+    explained,
+    missing_model,
+)
 from fixtures.parsing import listed, one_of, share
-from fixtures.record_files import COMPARED_FACTS, Identity, RecordFile, cell_id, differences, read_record
+from fixtures.records.record_files import COMPARED_FACTS, Identity, RecordFile, cell_id, differences, read_record
 from fixtures.tables import markdown_table, table
-from fixtures.verdicts import COMPARED_HEADER, FAILING, Limits, compared_row, counted, explained, missing_model
 from models.errors import InputError
 
 PASS, REGRESSION, CANNOT_COMPARE, INCONCLUSIVE = 0, 1, 2, 3

@@ -3,8 +3,8 @@
 python -m benchmarks.merge A.json B.json ... -o fleet.json
 python -m benchmarks.merge left=A.json right=B.json -o fleet.json      two machines that are alike need names
 
-What the file holds is said in `fixtures/fleet.py`; `benchmarks.report` takes it as any other. Files that have been
-merged can be merged again.
+What the file holds is said in `fixtures/records/fleet.py`; `benchmarks.report` takes it as any other. Files that have
+been merged can be merged again.
 
 Exit code: 0 done, 2 a file that cannot be used, or the same cell of the same machine twice with different values.
 """
@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fixtures.fleet import different_options, machine_rows, merge
-from fixtures.record_files import RecordFile, read_records
+from fixtures.records.fleet import different_options, machine_rows, merge
+from fixtures.records.record_files import RecordFile, read_records
 from fixtures.schema import strict_json, write_atomically
 from fixtures.tables import table
 from models.errors import InputError

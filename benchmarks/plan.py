@@ -17,7 +17,7 @@ it they have the side of `--tile`, or 512 px. Needs no device, and takes seconds
 With `--ranks`, the work is shared by as many devices: training of a classifier is data-parallel, the tiles of an image
 are shared out. The answer is the memory of each rank, what it sends in an iteration, and the rate to expect. Rate of
 one rank and bandwidth come from a record file with measured cells (`--record`), or are given; the formulae, with their
-sources, are in `fixtures/expected_scaling.py`.
+sources, are in `fixtures/planning/expected_scaling.py`.
 """
 
 import argparse
@@ -28,11 +28,11 @@ from typing import TypeVar
 
 import models
 from fixtures import parsing
-from fixtures.classifier_plan import ClassifierQuestion, classifier_plan
-from fixtures.group_plan import GroupQuestion, training_plan
-from fixtures.image_plan import image_plan
-from fixtures.record_files import read_record
-from fixtures.style_plan import StyleQuestion, style_plan
+from fixtures.planning.classifier_plan import ClassifierQuestion, classifier_plan
+from fixtures.planning.group_plan import GroupQuestion, training_plan
+from fixtures.planning.image_plan import image_plan
+from fixtures.planning.style_plan import StyleQuestion, style_plan
+from fixtures.records.record_files import read_record
 from models.errors import InputError
 
 T = TypeVar("T")

@@ -22,15 +22,15 @@ from typing import Any, TypeVar
 import models
 from benchmarks import test_scaling
 from fixtures import parsing
-from fixtures.groups import batch_of_rank, concluded, patience
-from fixtures.launchers import SUITE
-from fixtures.news import unheard
 from fixtures.options import PICTURES
-from fixtures.rank_counts import threads_of_rank
-from fixtures.record import Recorder, commit_facts
-from fixtures.running import LEAST_ROUNDS, Effort
-from fixtures.scaling import gain
+from fixtures.progress.news import unheard
+from fixtures.ranks.groups import batch_of_rank, concluded, patience
+from fixtures.ranks.rank_counts import threads_of_rank
+from fixtures.ranks.scaling import gain
+from fixtures.records.record import Recorder, commit_facts
 from fixtures.schema import SCHEMA_VERSION, Cell, Failure, Measurement, Outcome
+from fixtures.workers.launchers import SUITE
+from fixtures.workers.running import LEAST_ROUNDS, Effort
 from models.errors import InputError
 
 T = TypeVar("T")
@@ -90,7 +90,7 @@ class Question:
 
     def outcome(self) -> Outcome | None:
         """What came of the cell, recorded; None in all ranks but the first."""
-        from fixtures.launched import run_launched  # noqa: PLC0415 - brings torch
+        from fixtures.ranks.launched import run_launched  # noqa: PLC0415 - brings torch
 
         started = datetime.datetime.now(datetime.UTC)
         threads = self._asked.threads or threads_of_rank(self._cell.device, int(os.environ["LOCAL_WORLD_SIZE"]))

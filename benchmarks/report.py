@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fixtures.record_files import read_records
+from fixtures.records.record_files import read_records
 from models.errors import InputError
 
 _NEEDED = ("matplotlib", "jinja2")

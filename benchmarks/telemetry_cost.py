@@ -3,8 +3,8 @@
 python -m benchmarks.telemetry_cost --device=cpu --model=nin --resolution=128 --minutes=10
 
 A block lasts long enough to be read several times. What stands for a side is the mean of its iterations, not the
-fastest one: telemetry disturbs some iterations and spares the others. The interval is that of `fixtures.decision`,
-and misses in one of a hundred runs at most.
+fastest one: telemetry disturbs some iterations and spares the others. The interval is that of
+`fixtures.comparing.decision`, and misses in one of a hundred runs at most.
 
 Exit code: 0 the cost is below --most, 1 it is above, 2 it cannot be measured, 3 neither could be shown.
 """
@@ -17,15 +17,15 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import models
-from fixtures.alternation import Alternated, alternate
-from fixtures.decision import drop_of, log_slowdown
-from fixtures.launchers import SUITE, launcher_here
+from fixtures.comparing.alternation import Alternated, alternate
+from fixtures.comparing.decision import drop_of, log_slowdown
 from fixtures.parsing import one_of, resolution, seconds, share
-from fixtures.running import CellEnded, Effort, Runner
-from fixtures.sampling import INTERVAL_SECONDS
 from fixtures.schema import Cell, Measurement
-from fixtures.watchers import Watchers
-from fixtures.workers import CellFailed
+from fixtures.telemetry.sampling import INTERVAL_SECONDS
+from fixtures.telemetry.watchers import Watchers
+from fixtures.workers.launchers import SUITE, launcher_here
+from fixtures.workers.running import CellEnded, Effort, Runner
+from fixtures.workers.worker import CellFailed
 from models.errors import InputError
 
 T = TypeVar("T")

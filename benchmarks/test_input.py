@@ -12,9 +12,9 @@ the bottleneck, and what is left end-to-end.
 
 import pytest
 
-from fixtures.input_side import worker_counts
 from fixtures.measuring import Measure
 from fixtures.schema import Cell
+from fixtures.summaries.input_side import worker_counts
 
 
 @pytest.mark.matrix(

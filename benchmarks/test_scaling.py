@@ -13,7 +13,7 @@ Peak memory is that of the rank with the most. Unit: seconds per iteration. Comp
 
 import pytest
 
-from fixtures.scaling import MeasureGroup
+from fixtures.ranks.scaling import MeasureGroup
 from fixtures.schema import Cell
 
 # Small enough for two cores to end in a minute: 16 images of 224 px would take them four times as long.

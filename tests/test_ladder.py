@@ -10,16 +10,16 @@ ROOT = Path(__file__).parent.parent
 FORBIDDEN = {"models": {"fixtures", "benchmarks", "pytest"}, "fixtures": {"benchmarks"}, "benchmarks": set()}
 # Run in workers only; nothing that pytest's own process imports at its start may bring torch.
 WORKER_SIDE = {
-    "fixtures/burden.py",
+    "fixtures/comparing/burden.py",
     "fixtures/devices.py",
-    "fixtures/drawing.py",
-    "fixtures/memory_parts.py",
-    "fixtures/launched.py",
-    "fixtures/prediction.py",
-    "fixtures/rank_main.py",
-    "fixtures/ranks.py",
-    "fixtures/traffic.py",
-    "fixtures/workbench.py",
+    "fixtures/planning/memory_parts.py",
+    "fixtures/planning/prediction.py",
+    "fixtures/planning/traffic.py",
+    "fixtures/ranks/elastic.py",
+    "fixtures/ranks/launched.py",
+    "fixtures/ranks/rank_main.py",
+    "fixtures/workers/drawing.py",
+    "fixtures/workers/workbench.py",
 }
 
 
@@ -39,7 +39,7 @@ def test_imports_only_go_down(folder):
 
 
 def test_the_process_that_plans_never_imports_torch():
-    for path in (*(ROOT / "fixtures").glob("*.py"), *(ROOT / "benchmarks").glob("*.py"), ROOT / "models/__init__.py"):
+    for path in (*(ROOT / "fixtures").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py"), ROOT / "models/__init__.py"):
         if path.relative_to(ROOT).as_posix() not in WORKER_SIDE:
             assert not {"torch", "torchvision"} & set(imported(path, top_level_only=True)), path
 

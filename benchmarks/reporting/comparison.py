@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from benchmarks.reporting.drawing import BLUE, GREEN, MUTED, VERMILLION, canvas
 from benchmarks.reporting.material import Machine, Material, commit_of
 from benchmarks.reporting.section import Chart, Datum, Row, Section, Table, word
-from fixtures.file_against_file import compare_files
-from fixtures.floors import largest_floor, read_floors
-from fixtures.record_files import IDENTITY, Identity, RecordFile, cell_id, differences
-from fixtures.verdicts import COMPARED_HEADER, FAILING, Limits, compared_row
+from fixtures.comparing.file_against_file import compare_files
+from fixtures.comparing.floors import largest_floor, read_floors
+from fixtures.comparing.verdicts import COMPARED_HEADER, FAILING, Limits, compared_row
+from fixtures.records.record_files import IDENTITY, Identity, RecordFile, cell_id, differences
 
 _BAR_INCHES = 0.24
 _MOST_DRAWN = 30

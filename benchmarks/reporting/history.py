@@ -11,7 +11,7 @@ from benchmarks.reporting.drawing import GRID, MUTED, canvas, is_narrow, legend_
 from benchmarks.reporting.material import Machine, Material, commit_of
 from benchmarks.reporting.section import Chart, Datum, Row, Section, Table, word
 from fixtures.figures import figure
-from fixtures.record_files import Identity, RecordFile, cell_id
+from fixtures.records.record_files import Identity, RecordFile, cell_id
 
 # Two files are a before and an after; a history begins with three.
 _LEAST_FILES = 3

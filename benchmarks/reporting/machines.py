@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.reporting.material import Material, commit_of
 from benchmarks.reporting.section import Row, Section, Table, number, word
 from fixtures.parsing import readable_size
-from fixtures.record_files import RecordFile
+from fixtures.records.record_files import RecordFile
 
 _NAMES = {
     "system": "system", "kernel": "kernel", "architecture": "architecture", "python": "Python", "torch": "torch",

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fixtures.disturbance import disturbances
-from fixtures.record_files import IDENTITY, Identity, RecordFile
+from fixtures.records.record_files import IDENTITY, Identity, RecordFile
 from fixtures.schema import Cell
+from fixtures.telemetry.disturbance import disturbances
 
 MAIN_BENCHMARK = "test_style_iteration"
 # Axes that stand with the model's name where they are not at their default.

@@ -1,6 +1,6 @@
 """How a pass goes through its tiles. They are independent: any order will do, and any share of them.
 
-A prediction walks the one that takes the most memory; see `fixtures.prediction`.
+A prediction walks the one that takes the most memory; see `fixtures.planning.prediction`.
 """
 
 import contextlib

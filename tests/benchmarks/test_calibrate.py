@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import calibrate
-from fixtures.between_runs import read_calibration
+from fixtures.comparing.between_runs import read_calibration
 
 ROOT = Path(__file__).parents[2]
 QUICK = ["--resolution=64", "--cell-seconds=1", "--drops=40%"]

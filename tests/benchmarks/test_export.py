@@ -10,8 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import export
-from fixtures.fleet import merge
-from fixtures.record_files import RecordFile
+from fixtures.records.fleet import merge
+from fixtures.records.record_files import RecordFile
 
 ROOT = Path(__file__).parents[2]
 MACHINE = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gate
-from fixtures.record_files import identity_of
+from fixtures.records.record_files import identity_of
 from fixtures.schema import Cell
 
 ROOT = Path(__file__).parents[2]

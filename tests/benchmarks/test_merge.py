@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gate, merge
-from fixtures.record_files import read_record, read_records
+from fixtures.records.record_files import read_record, read_records
 
 ROOT = Path(__file__).parents[2]
 EPYC = {"torch": "2.15.0", "threads": 2, "memory_bytes": 8 * 2**30, "devices": [{"name": "cpu", "model": "EPYC"}]}

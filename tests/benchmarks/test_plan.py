@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import plan
-from fixtures.cards import usable
+from fixtures.planning.cards import usable
 from models import CLASSIFIERS, PRECISIONS, STRATEGIES
 
 GIB = 2**30

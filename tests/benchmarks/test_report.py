@@ -13,7 +13,7 @@ from benchmarks import report
 from benchmarks.reporting import drawing
 from benchmarks.reporting.material import gather
 from benchmarks.reporting.roofline import roofs_of
-from fixtures.record_files import read_records
+from fixtures.records.record_files import read_records
 
 ROOT = Path(__file__).parents[2]
 GPU = {"name": "cuda:0", "model": "A Card", "memory_bytes": 24 * 2**30}

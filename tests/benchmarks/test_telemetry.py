@@ -9,8 +9,8 @@ import pytest
 from benchmarks import telemetry_cost
 from fixtures.options import SETTINGS
 from fixtures.schema import Cell
-from fixtures.telemetry import watcher
-from fixtures.watching import unwatched
+from fixtures.telemetry.option import watcher
+from fixtures.telemetry.watching import unwatched
 from models.errors import InputError
 
 ONLY = ("--benchmark-only", "-k", "style_iteration", "--device=cpu", "--model=tiny", "--resolution=64")
