@@ -48,7 +48,11 @@ def test_a_model_of_other_benchmarks_gives_no_cell_and_no_error(suite):
     done = run(suite, "--collect-only", "-q", "--benchmark-only", "--model=resnet50,vgg19", "--batch=1")
     assert done.returncode == 0, done.stdout + done.stderr
     of_networks = {name for name in ids(done) if "resnet50" in name or "vgg19" in name}
-    classifying = {name for name in of_networks if name.startswith(("test_classification", "test_training_parts"))}
+    classifying = {
+        name
+        for name in of_networks
+        if name.startswith(("test_classification", "test_training_parts", "test_data_parallel"))
+    }
     assert classifying == {name for name in of_networks if "resnet50" in name} != set()
     assert {name for name in of_networks if "vgg19" in name} >= {"test_style_iteration[cpu-vgg19-64px]"}
 
