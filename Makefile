@@ -3,7 +3,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: bench test lint clean
+.PHONY: bench test test-all lint clean
 
 bench: .venv/installed
 	$(BIN)/pytest --benchmark-only $(ARGS)
@@ -11,6 +11,9 @@ bench: .venv/installed
 test: .venv/installed lint
 	# One thread each: on a busy core, threads that wait for each other take many times as long. By files: the tests
 	# of one file may look at the same counters of the machine.
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests -m "not slow" --numprocesses=2 --dist=loadfile $(ARGS)
+
+test-all: .venv/installed lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests --numprocesses=2 --dist=loadfile $(ARGS)
 
 lint: .venv/installed

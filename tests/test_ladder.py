@@ -19,6 +19,8 @@ WORKER_SIDE = {
     "fixtures/ranks/launched.py",
     "fixtures/ranks/rank_main.py",
     "fixtures/workers/drawing.py",
+    "fixtures/workers/inspection.py",
+    "fixtures/workers/keeping.py",
     "fixtures/workers/workbench.py",
 }
 

@@ -54,6 +54,7 @@ def test_a_calibration_is_stored_can_be_gone_on_with_and_is_read_by_the_gate(tmp
         assert unused is None
 
 
+@pytest.mark.slow
 def test_ctrl_c_stores_what_was_measured_and_says_how_to_go_on(tmp_path, environment):
     output = tmp_path / "calibration.json"
     process = subprocess.Popen(

@@ -142,6 +142,7 @@ def test_limits_run_first_and_cells_are_held_against_them(suite):
     assert kept["ceilings"]["cpu"]["bytes_per_second"] == copy["rate"]
 
 
+@pytest.mark.slow
 def test_limits_of_an_earlier_run_are_told_with_their_date(suite):
     limits = ("--benchmark-only", "-k", "test_copy and 1MiB or test_product and 1024square and float32")
     assert run(suite, *limits).returncode == 0
@@ -156,6 +157,7 @@ def test_transfers_are_for_accelerators_only(suite):
     assert ids(done) == ["test_launch[cpu-1calls]", "test_launch[cpu-1000calls]"]
 
 
+@pytest.mark.slow
 def test_input_is_measured_and_names_the_bottleneck(suite):
     done = run(suite, "--benchmark-only", "-k", "test_input or test_classification", *SMALL, "--mode=forward")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,3 +1,4 @@
+import pytest
 from PIL import Image
 
 from fixtures.generating import command_facts
@@ -51,6 +52,7 @@ def begun(path):
     generation.save(path, command_facts(Asked))
 
 
+@pytest.mark.slow
 def test_an_interrupted_picture_is_gone_on_with_by_the_same_command_only(suite, tmp_path):
     (tmp_path / "pictures").mkdir()
     kept = tmp_path / "pictures" / "test_generate-cpu-nin-64px-adam-float32-plain.unfinished"

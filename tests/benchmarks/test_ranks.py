@@ -53,6 +53,7 @@ def ip(*words: str) -> None:
         pytest.skip(f"no hosts can be made here: ip {' '.join(words)}: {error.stderr.strip()}")
 
 
+@pytest.mark.slow
 def test_two_hosts_run_one_cell_and_rank_0_records_them_both(tmp_path):
     with contextlib.contextmanager(two_hosts)(tmp_path) as hosts:
         started = [

@@ -226,6 +226,7 @@ def test_benchmark_disable_runs_each_cell_once(suite):
     assert (len(cell["durations_seconds"]), cell["warmup_iterations"]) == (1, 0)
 
 
+@pytest.mark.slow
 def test_autosave_compare_and_grouping_are_pytest_benchmarks_own(suite, tmp_path):
     storage = f"--benchmark-storage={tmp_path}/saved"
     first = suite.run(*ONLY, "--model=tiny", "--resolution=64,128", "--benchmark-autosave", storage)
@@ -247,6 +248,7 @@ def test_autosave_compare_and_grouping_are_pytest_benchmarks_own(suite, tmp_path
     assert "test_style_iteration[cpu-tiny-128px]" in said
 
 
+@pytest.mark.slow
 def test_a_histogram_is_drawn_where_pygal_is_installed(suite, tmp_path):
     pytest.importorskip("pygal")
     done = suite.run(*ONLY, "--model=tiny", "--resolution=32,64", f"--benchmark-histogram={tmp_path}/histogram")
@@ -281,6 +283,7 @@ def test_the_largest_image_is_searched_when_the_limit_is_small(suite):
     assert cell["failed_cause"] == "host_allocator"
 
 
+@pytest.mark.slow
 def test_the_search_for_the_largest_image_on_cpu_waits_to_be_asked_for(suite):
     counts = [
         suite.run("--collect-only", "-q", "-k", "largest", "--model=tiny", *more).stdout.count("::test_largest_image")
