@@ -32,7 +32,8 @@ from fixtures.records.record_files import identity_of
 from fixtures.schema import Cell, strict_json, write_atomically
 from fixtures.tables import table
 from fixtures.workers.launchers import SUITE, launcher_here
-from fixtures.workers.running import CellEnded, Runner
+from fixtures.workers.life import CellEnded
+from fixtures.workers.running import Runner
 from fixtures.workers.worker import CellFailed
 from models.errors import InputError
 

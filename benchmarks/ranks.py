@@ -30,7 +30,7 @@ from fixtures.ranks.scaling import gain
 from fixtures.records.record import Recorder, commit_facts
 from fixtures.schema import SCHEMA_VERSION, Cell, Failure, Measurement, Outcome
 from fixtures.workers.launchers import SUITE
-from fixtures.workers.running import LEAST_ROUNDS, Effort
+from fixtures.workers.life import LEAST_ROUNDS, Effort
 from models.errors import InputError
 
 T = TypeVar("T")

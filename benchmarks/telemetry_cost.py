@@ -24,7 +24,8 @@ from fixtures.schema import Cell, Measurement
 from fixtures.telemetry.sampling import INTERVAL_SECONDS
 from fixtures.telemetry.watchers import Watchers
 from fixtures.workers.launchers import SUITE, launcher_here
-from fixtures.workers.running import CellEnded, Effort, Runner
+from fixtures.workers.life import CellEnded, Effort
+from fixtures.workers.running import Runner
 from fixtures.workers.worker import CellFailed
 from models.errors import InputError
 
