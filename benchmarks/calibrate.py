@@ -18,13 +18,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import models
+from benchmarks import commands
 from fixtures.comparing.between_runs import CALIBRATION_KIND, LEAST_RUNS
 from fixtures.comparing.error_rates import HEADER, Row, achieved_drop, resolved_by_files, rows, smallest_drop
-from fixtures.comparing.trials import Bench, NotCalibrated, deviation_of_logs, products_for
-from fixtures.parsing import listed, one_of, resolution, seconds, share
+from fixtures.comparing.trials import Bench, NotCalibrated, deviation_of_logs, products_for, steady_runner
+from fixtures.parsing import listed, named, one_of, resolution, seconds, share
 from fixtures.progress.news import Account, Progress
 from fixtures.progress.status_line import BelowCursor, LogLines, StatusLine, is_watched, shown_on
 from fixtures.records.record import commit_facts
@@ -36,8 +37,6 @@ from fixtures.workers.life import CellEnded
 from fixtures.workers.running import Runner
 from fixtures.workers.worker import CellFailed
 from models.errors import InputError
-
-T = TypeVar("T")
 
 _TIMEOUT_SECONDS = 600.0
 _QUESTION_SECONDS = 300.0
@@ -51,10 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = _settings(options)
         with launchers[0].worker() as worker:
             survey = worker.call("survey", timeout_seconds=_QUESTION_SECONDS)
-        _checked("device", one_of("device", survey["devices"]), settings["device"])
+        named("--device", settings["device"], one_of("device", survey["devices"]))
         calibration = Calibration(settings, survey["machine"], options.output)
-        pictures = {name: str(SUITE / "fixtures" / "pictures" / f"{name}.jpg") for name in ("content", "style")}
-        inputs = {"weights": "random", **pictures}
         status_line = _status_line()
         progress = shown_on(status_line, Account("now", f"{settings['model']} at {settings['resolution']} px"))
 
@@ -62,10 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             status_line.clear()
             print(text, flush=True)
 
-        baseline, candidate = (
-            Runner(launcher, models.STYLE_NETWORKS, inputs, _TIMEOUT_SECONDS, None, steady=True, progress=progress)
-            for launcher in launchers
-        )
+        baseline, candidate = (steady_runner(launcher, _TIMEOUT_SECONDS, progress) for launcher in launchers)
         try:
             calibration.go_on(baseline, candidate, 60 * options.minutes, say, progress)
         except KeyboardInterrupt:
@@ -91,9 +85,7 @@ def _status_line() -> StatusLine:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.calibrate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = commands.parser_of("python -m benchmarks.calibrate", __doc__)
     add = parser.add_argument
     add("--device", default="cpu", help="(default: cpu)")
     add("--model", default="nin", help=f"any of {', '.join(sorted(models.STYLE_NETWORKS))} (default: nin)")
@@ -117,27 +109,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """What the calibration is of; a file of another one is not gone on with."""
-    size = _checked("resolution", resolution, options.resolution)
-    options.minutes = _checked("minutes", seconds, options.minutes)
-    cell_seconds = _checked("cell-seconds", seconds, options.cell_seconds)
+    size = named("--resolution", options.resolution, resolution)
+    options.minutes = named("--minutes", options.minutes, seconds)
+    cell_seconds = named("--cell-seconds", options.cell_seconds, seconds)
     run_seconds = options.run_seconds
     return {
         "device": options.device,
-        "model": _checked("model", one_of("model", models.STYLE_NETWORKS), options.model),
+        "model": named("--model", options.model, one_of("model", models.STYLE_NETWORKS)),
         "resolution": size.asked,
         "width": size.width,
         "height": size.height,
         "cell_seconds": cell_seconds,
-        "run_seconds": cell_seconds / 2 if run_seconds is None else _checked("run-seconds", seconds, run_seconds),
-        "drops": list(_checked("drops", lambda word: listed("--drops", [word], share), options.drops)),
+        "run_seconds": cell_seconds / 2 if run_seconds is None else named("--run-seconds", run_seconds, seconds),
+        "drops": list(named("--drops", options.drops, lambda word: listed("--drops", [word], share))),
     }
-
-
-def _checked(option: str, parse: Callable[[str], T], word: str) -> T:
-    try:
-        return parse(word)
-    except ValueError as error:
-        raise InputError(f"--{option}: {error}") from error
 
 
 class Calibration:

@@ -16,10 +16,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from benchmarks import commands
 from fixtures.records.benchmark_action import Entry, bigger_is_better, smaller_is_better
 from fixtures.records.exposition import exposition
 from fixtures.records.record_files import RecordFile, read_records
-from fixtures.schema import strict_json, write_atomically
+from fixtures.schema import strict_json
 from models.errors import InputError
 
 Records = Sequence[RecordFile]
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.output is None:
             print(text, end="")
         else:
-            _write(options.output, text)
+            commands.write_output(options.output, text)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -59,22 +60,12 @@ FORMATS: Mapping[str, Callable[[Records], str]] = {
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = commands.parser_of("python -m benchmarks.export", __doc__)
     add = parser.add_argument
     add("record", type=Path, metavar="RECORD.json", help="a record file, one of many machines, or pytest-benchmark's")
     add("--format", required=True, choices=tuple(FORMATS))
     add("--output", type=Path, metavar="PATH", help="the file to write, replaced in one step (default: print)")
     return parser
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text)
-    except OSError as error:
-        raise InputError(f"--output={path} cannot be written ({error.strerror}); give another path") from error
 
 
 if __name__ == "__main__":

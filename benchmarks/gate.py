@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks import commands
 from fixtures.comparing.between_runs import CalibratedCell, read_calibration
 from fixtures.comparing.file_against_file import Details, LimitsOf, compare_files
 from fixtures.comparing.floors import largest_floor, read_floors
@@ -26,7 +27,7 @@ from fixtures.comparing.verdicts import (
     explained,
     missing_model,
 )
-from fixtures.parsing import listed, one_of, share
+from fixtures.parsing import listed, named, one_of, share
 from fixtures.records.record_files import COMPARED_FACTS, Identity, RecordFile, cell_id, differences, read_record
 from fixtures.tables import markdown_table, table
 from models.errors import InputError
@@ -56,9 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.gate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = commands.parser_of("python -m benchmarks.gate", __doc__)
     add = parser.add_argument
     add(
         "files",
@@ -97,7 +96,9 @@ def _verdicts(options: argparse.Namespace) -> tuple[dict[str, Details], list[str
 
 
 def _limits(options: argparse.Namespace) -> LimitsOf:
-    asked = Limits(_named("--max-drop", options.max_drop), _named("--max-memory-growth", options.max_memory_growth))
+    asked = Limits(
+        named("--max-drop", options.max_drop, share), named("--max-memory-growth", options.max_memory_growth, share)
+    )
     floors = read_floors(Path("pyproject.toml"))
 
     def limits_of(identity: Identity) -> Limits:
@@ -105,13 +106,6 @@ def _limits(options: argparse.Namespace) -> LimitsOf:
         return replace(asked, max_drop=max(asked.max_drop, largest_floor(floors, inner)))
 
     return limits_of
-
-
-def _named(option: str, word: str) -> float:
-    try:
-        return share(word)
-    except ValueError as error:
-        raise InputError(f"{option}: {error}") from error
 
 
 def _allowed(given: Sequence[str]) -> tuple[str, ...]:

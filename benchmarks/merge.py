@@ -15,9 +15,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks import commands
 from fixtures.records.fleet import different_options, machine_rows, merge
 from fixtures.records.record_files import RecordFile, read_records
-from fixtures.schema import strict_json, write_atomically
+from fixtures.schema import strict_json
 from fixtures.tables import table
 from models.errors import InputError
 
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         merged = merge([record for word in options.files for record in _read(word)], options.prefer)
-        _write(options.output, strict_json(merged, indent=1) + "\n")
+        commands.write_output(options.output, strict_json(merged, indent=1) + "\n")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -39,9 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.merge", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = commands.parser_of("python -m benchmarks.merge", __doc__)
     add = parser.add_argument
     add("files", nargs="+", metavar="[LABEL=]RECORD.json", help="record files; LABEL names the machine")
     add("-o", "--output", required=True, type=Path, metavar="PATH", help="the file to write")
@@ -58,14 +57,6 @@ def _read(word: str) -> tuple[RecordFile, ...]:
     if not label or len(records) > 1:
         raise InputError(f"{word!r}: a label is one or more letters, and names the one machine of a file")
     return tuple(dataclasses.replace(record, label=label) for record in records)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text)
-    except OSError as error:
-        raise InputError(f"--output={path} cannot be written ({error.strerror}); give another path") from error
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import models
+from benchmarks.commands import parser_of, spoken
 from fixtures import parsing
 from fixtures.planning.classifier_plan import ClassifierQuestion, classifier_plan
 from fixtures.planning.group_plan import GroupQuestion, training_plan
@@ -105,42 +106,28 @@ def _group_question(asked: argparse.Namespace) -> GroupQuestion:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.plan", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of("python -m benchmarks.plan", __doc__)
     add = parser.add_argument
     model = parsing.one_of("model", {"all", *models.STYLE_NETWORKS, *models.CLASSIFIERS})
     add("--model", required=True, type=_list_of("--model", model), help="e.g. vgg19, or resnet50,alexnet")
-    add("--resolution", type=_said(parsing.resolution), help="a side or WIDTHxHEIGHT in pixels (classifiers: 224)")
-    add("--memory", type=_said(parsing.size), help="one more size of memory to ask about, e.g. 8GiB")
+    add("--resolution", type=spoken(parsing.resolution), help="a side or WIDTHxHEIGHT in pixels (classifiers: 224)")
+    add("--memory", type=spoken(parsing.size), help="one more size of memory to ask about, e.g. 8GiB")
     precision = parsing.one_of("precision", models.PRECISIONS)
     add("--precision", type=_list_of("--precision", precision), help="(default: all; of classifiers float32)")
-    add("--optimizer", default="adam", type=_said(parsing.one_of("optimizer", models.OPTIMIZERS)), help="of images")
-    add("--tile", default=0, type=_said(parsing.tile), help="side of a tile in pixels, or auto")
+    add("--optimizer", default="adam", type=spoken(parsing.one_of("optimizer", models.OPTIMIZERS)), help="of images")
+    add("--tile", default=0, type=spoken(parsing.tile), help="side of a tile in pixels, or auto")
     mode = parsing.one_of("mode", models.MODES)
     add("--mode", type=_list_of("--mode", mode), help="of classifiers: forward,training (default: both)")
     add("--batch", type=_list_of("--batch", parsing.count("batch")), help="of classifiers, e.g. 1,16,64 (default: 1)")
     add("--ranks", type=_list_of("--ranks", parsing.count("number of ranks")), help="devices that share it, e.g. 2,8")
     add("--record", type=Path, metavar="PATH", help="record file to take rate and bandwidth from")
-    add("--rate", type=_said(parsing.rate), help="of one rank, e.g. 400images/s or 12iterations/min")
-    add("--link", type=_said(parsing.bandwidth), help="what a rank can send, e.g. 50GB/s")
+    add("--rate", type=spoken(parsing.rate), help="of one rank, e.g. 400images/s or 12iterations/min")
+    add("--link", type=spoken(parsing.bandwidth), help="what a rank can send, e.g. 50GB/s")
     return parser
 
 
 def _list_of(option: str, parse: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
-    return _said(lambda words: parsing.listed(option, [words], parse))
-
-
-def _said(parse: Callable[[str], T]) -> Callable[[str], T]:
-    """The parser with its sentence kept: argparse replaces that of a ValueError by one of its own."""
-
-    def parse_for_argparse(word: str) -> T:
-        try:
-            return parse(word)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return parse_for_argparse
+    return spoken(lambda words: parsing.listed(option, [words], parse))
 
 
 if __name__ == "__main__":

@@ -17,10 +17,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import models
 from benchmarks import test_scaling
+from benchmarks.commands import parser_of, spoken
 from fixtures import parsing
 from fixtures.options import PICTURES
 from fixtures.progress.news import unheard
@@ -32,8 +33,6 @@ from fixtures.schema import SCHEMA_VERSION, Cell, Failure, Measurement, Outcome
 from fixtures.workers.launchers import SUITE
 from fixtures.workers.life import LEAST_ROUNDS, Effort
 from models.errors import InputError
-
-T = TypeVar("T")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,9 +64,9 @@ class Question:
         self._asked = asked
         self._marker = marker = marker_of(asked.benchmark)
         catalog = models.CLASSIFIERS if marker.get("catalog") == "classifiers" else models.STYLE_NETWORKS
-        name = parsed("--model", asked.model or marker["model"][0], parsing.one_of("model", catalog))
+        name = parsing.named("--model", asked.model or marker["model"][0], parsing.one_of("model", catalog))
         self._factory = catalog[name]
-        image = parsed("--resolution", asked.resolution or str(marker["resolution"][0]), parsing.resolution)
+        image = parsing.named("--resolution", asked.resolution or str(marker["resolution"][0]), parsing.resolution)
         self._cell = Cell(
             f"test_{asked.benchmark}",
             asked.device,
@@ -164,18 +163,6 @@ def benchmarks() -> list[str]:
     return [name.removeprefix("test_") for name in vars(test_scaling) if name.startswith("test_")]
 
 
-def parsed(option: str, word: str, parse: Callable[[str], T]) -> T:
-    """A word of the command line.
-
-    Raises:
-        InputError: it cannot be understood.
-    """
-    try:
-        return parse(word)
-    except ValueError as error:
-        raise InputError(f"{option}: {error}") from error
-
-
 def said_of(outcome: Outcome) -> str:
     """One sentence on the cell."""
     cell, result, details = outcome.cell, outcome.result, outcome.details
@@ -189,20 +176,10 @@ def said_of(outcome: Outcome) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="torchrun ... -m benchmarks.ranks",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("torchrun ... -m benchmarks.ranks", __doc__)
 
     def add(option: str, parse: Callable[[str], Any], help_text: str, default: Any = None) -> None:
-        def parse_for_argparse(word: str) -> Any:
-            try:
-                return parse(word)
-            except ValueError as error:  # argparse would replace the sentence by one of its own
-                raise argparse.ArgumentTypeError(str(error)) from error
-
-        parser.add_argument(option, type=parse_for_argparse, default=default, help=help_text)
+        parser.add_argument(option, type=spoken(parse), default=default, help=help_text)
 
     known = benchmarks()
     add("--benchmark", parsing.one_of("benchmark", known), f"any of {', '.join(known)} (default: {known[0]})", known[0])

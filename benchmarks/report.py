@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks import commands
 from fixtures.records.record_files import read_records
 from models.errors import InputError
 
@@ -35,9 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = commands.parser_of("python -m benchmarks.report", __doc__)
     add = parser.add_argument
     add("files", nargs="+", type=Path, metavar="RECORD.json", help="record files, the oldest first")
     add("--output", type=Path, default=Path("report"), metavar="FOLDER", help="where to write (default: report)")

@@ -13,30 +13,28 @@ import argparse
 import random
 import statistics
 import sys
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 import models
+from benchmarks.commands import parser_of, spoken
 from fixtures.comparing.alternation import Alternated, alternate
 from fixtures.comparing.decision import drop_of, log_slowdown
+from fixtures.comparing.trials import STEP, steady_runner
 from fixtures.parsing import one_of, resolution, seconds, share
 from fixtures.schema import Cell, Measurement
 from fixtures.telemetry.sampling import INTERVAL_SECONDS
 from fixtures.telemetry.watchers import Watchers
-from fixtures.workers.launchers import SUITE, launcher_here
+from fixtures.workers.launchers import launcher_here
 from fixtures.workers.life import CellEnded, Effort
 from fixtures.workers.running import Runner
 from fixtures.workers.worker import CellFailed
 from models.errors import InputError
-
-T = TypeVar("T")
 
 BELOW, ABOVE, CANNOT_MEASURE, OPEN = 0, 1, 2, 3
 # How often each bound may miss.
 _LEVEL = 0.005
 # A block with telemetry is read when it begins, when it ends, and so many times in between.
 _READINGS_IN_A_BLOCK = 4
-_STEP = "models.steps.style:StyleIteration"
 _TIMEOUT_SECONDS = 300.0
 
 
@@ -48,12 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with launcher.worker() as worker:
             survey = worker.call("survey", timeout_seconds=_TIMEOUT_SECONDS)
         one_of("device", survey["devices"])(options.device)
-        pictures = {name: str(SUITE / "fixtures" / "pictures" / f"{name}.jpg") for name in ("content", "style")}
         budget_seconds, threshold = 60 * options.minutes, log_slowdown(options.most)
-        life_seconds = _TIMEOUT_SECONDS + 2 * budget_seconds
-        runner = Runner(
-            launcher, models.STYLE_NETWORKS, {"weights": "random", **pictures}, life_seconds, None, steady=True
-        )
+        runner = steady_runner(launcher, _TIMEOUT_SECONDS + 2 * budget_seconds)
         size = options.resolution
         cell = Cell("telemetry_cost", options.device, options.model, size.asked, size.width, size.height)
         done = measured(runner, cell, Watchers(survey["addresses"]), budget_seconds, threshold)
@@ -73,7 +67,7 @@ def measured(runner: Runner, cell: Cell, watchers: Watchers, budget_seconds: flo
         CellEnded: the cell failed.
         InputError: the device cannot be watched, so that there is no cost.
     """
-    with runner.warm(cell, _STEP, Effort(0.0)) as life, life.ended():
+    with runner.warm(cell, STEP, Effort(0.0)) as life, life.ended():
 
         def block(side: str, block_seconds: float) -> list[float]:
             if side == "baseline":
@@ -110,36 +104,20 @@ def said(done: Alternated) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.telemetry_cost",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("python -m benchmarks.telemetry_cost", __doc__)
     add = parser.add_argument
     add("--device", default="cpu", help="(default: cpu)")
-    add("--model", default="nin", type=_of(one_of("model", models.STYLE_NETWORKS)), help="(default: nin)")
-    add("--resolution", default="128", type=_of(resolution), help="a side or WIDTHxHEIGHT in pixels (default: 128)")
+    add("--model", default="nin", type=spoken(one_of("model", models.STYLE_NETWORKS)), help="(default: nin)")
+    add("--resolution", default="128", type=spoken(resolution), help="a side or WIDTHxHEIGHT in pixels (default: 128)")
     add(
         "--minutes",
         default="10",
         metavar="M",
-        type=_of(seconds),
+        type=spoken(seconds),
         help="time to decide in; it ends sooner when all is clear (default: 10)",
     )
-    add("--most", default="1%", metavar="SHARE", type=_of(share), help="cost that is let pass (default: 1%%)")
+    add("--most", default="1%", metavar="SHARE", type=spoken(share), help="cost that is let pass (default: 1%%)")
     return parser
-
-
-def _of(parse: Callable[[str], T]) -> Callable[[str], T]:
-    """The parser of an option, so that argparse says its sentence."""
-
-    def parsed(word: str) -> T:
-        try:
-            return parse(word)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return parsed
 
 
 if __name__ == "__main__":

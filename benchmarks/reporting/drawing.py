@@ -10,7 +10,7 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +107,21 @@ def look(place: int) -> Look:
 def tag(artist: Artist, cell: ShownCell) -> None:
     """Tell the page's filter what an artist shows."""
     artist.set_gid(f"shown|{cell.place}|{cell.model}|{cell.status}")
+
+
+def curve(
+    axes: Axes,
+    cells: Sequence[ShownCell],
+    value: Callable[[ShownCell], float | None],
+    look: Look,
+    of: ShownCell,
+    **further: Any,
+) -> None:
+    """A line through a figure of the cells against their pixels, for the page's filter that of one cell."""
+    values = [value(cell) or 0 for cell in cells]
+    drawn_as: dict[str, Any] = {"color": look.colour, "marker": look.marker, "linestyle": look.dash, **further}
+    (line,) = axes.plot([cell.pixels for cell in cells], values, **drawn_as)
+    tag(line, of)
 
 
 def legend_below(axes: Axes, width_inches: float) -> None:

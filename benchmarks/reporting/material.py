@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fixtures.records.fleet import unused
 from fixtures.records.record_files import IDENTITY, Identity, RecordFile
 from fixtures.schema import Cell
 from fixtures.telemetry.disturbance import disturbances
@@ -195,15 +196,6 @@ def gather(files: Sequence[RecordFile]) -> Material:
             shown = ShownCell(facts, identity, machine, _place(str(facts["device"]), machine, machines), file.path)
             cells[machine.name, identity] = shown
     return Material(tuple(files), tuple(machines), tuple(cells.values()), machine_of)
-
-
-def unused(name: str, taken: Iterable[str]) -> str:
-    """The name, with a number if it is taken."""
-    number, free = 1, name
-    while free in taken:
-        number += 1
-        free = f"{name} ({number})"
-    return free
 
 
 def commit_of(file: RecordFile) -> str:

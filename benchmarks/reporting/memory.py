@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from benchmarks.reporting.drawing import INK, Look, canvas, legend_below, looks, size_ticks, tag
+from benchmarks.reporting.drawing import INK, Look, canvas, curve, legend_below, looks, size_ticks
 from benchmarks.reporting.material import Material, ShownCell
 from benchmarks.reporting.section import Chart, Section, Table, memory, number, percent, row, size, word
 from benchmarks.reporting.throughput import MOST_LINES, Line, lines_of, look_of
@@ -20,7 +20,7 @@ _APART = 0.75
 
 def peak_memory(material: Material) -> Section | None:
     """The section; None if no memory is known of any style iteration."""
-    cells = [cell for cell in material.iterations if cell.peak_bytes or cell.number("predicted_memory_bytes")]
+    cells = [cell for cell in material.iterations if cell.peak_bytes or _predicted(cell)]
     lines = lines_of(cells)[:MOST_LINES]
     if not lines:
         return None
@@ -37,6 +37,10 @@ def peak_memory(material: Material) -> Section | None:
     )
 
 
+def _predicted(cell: ShownCell) -> float | None:
+    return cell.number("predicted_memory_bytes")
+
+
 def _draw(lines: Sequence[Line], known: Mapping[tuple[str, str], Look], width_inches: float) -> Figure:
     drawn = canvas(width_inches, 4.4)
     axes = drawn.subplots()
@@ -47,27 +51,11 @@ def _draw(lines: Sequence[Line], known: Mapping[tuple[str, str], Look], width_in
         measured = [cell for cell in line if cell.peak_bytes]
         label = f"{line[0].name} on {line[0].place}"
         if measured:
-            (curve,) = axes.plot(
-                [cell.pixels for cell in measured],
-                [cell.peak_bytes or 0 for cell in measured],
-                color=look.colour,
-                marker=look.marker,
-                linestyle=look.dash,
-                label=label,
-            )
-            tag(curve, line[0])
-        predicted = [cell for cell in line if cell.number("predicted_memory_bytes")]
-        (curve,) = axes.plot(
-            [cell.pixels for cell in predicted],
-            [cell.number("predicted_memory_bytes") or 0 for cell in predicted],
-            color=look.colour,
-            marker=look.marker,
-            linestyle=":",
-            linewidth=1,
-            markerfacecolor="none",
-            label=None if measured else f"{label}, predicted",
-        )
-        tag(curve, line[0])
+            curve(axes, measured, lambda cell: cell.peak_bytes, look, line[0], label=label)
+        predicted = [cell for cell in line if _predicted(cell)]
+        hollow = {"linestyle": ":", "linewidth": 1, "markerfacecolor": "none"}
+        label = None if measured else f"{label}, predicted"
+        curve(axes, predicted, _predicted, look, line[0], label=label, **hollow)
     _draw_limits(axes, [cell for line in lines for cell in line])
     _byte_ticks(axes)
     axes.grid(visible=True)
@@ -119,11 +107,7 @@ def _byte_ticks(axes: Axes) -> None:
 
 
 def _finding(cells: Sequence[ShownCell]) -> str:
-    ratios = [
-        predicted / cell.peak_bytes
-        for cell in cells
-        if cell.peak_bytes and (predicted := cell.number("predicted_memory_bytes"))
-    ]
+    ratios = [predicted / cell.peak_bytes for cell in cells if cell.peak_bytes and (predicted := _predicted(cell))]
     most = max(cells, key=lambda cell: cell.peak_bytes or 0)
     if not most.peak_bytes:
         return "Nothing was measured; predicted is what the cells would have taken."
@@ -140,7 +124,7 @@ def _table(cells: Sequence[ShownCell]) -> Table:
     )  # fmt: skip
     rows = []
     for cell in cells:
-        peak, predicted = cell.peak_bytes, cell.number("predicted_memory_bytes")
+        peak, predicted = cell.peak_bytes, _predicted(cell)
         rows.append(
             row(
                 cell,

@@ -6,7 +6,17 @@ from functools import partial
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.reporting.drawing import MARKERS, Look, canvas, legend_below, looks, plain_numbers, size_ticks, tag
+from benchmarks.reporting.drawing import (
+    MARKERS,
+    Look,
+    canvas,
+    curve,
+    legend_below,
+    looks,
+    plain_numbers,
+    size_ticks,
+    tag,
+)
 from benchmarks.reporting.material import Material, ShownCell
 from benchmarks.reporting.section import Chart, Section, Table, number, percent, row, size, word
 from fixtures.figures import figure
@@ -79,16 +89,9 @@ def _draw(lines: Sequence[Line], known: Mapping[tuple[str, str], Look], width_in
     for line in lines:
         look = look_of(line, lines, known)
         ran = [cell for cell in line if cell.ran]
-        (curve,) = axes.plot(
-            [cell.pixels for cell in ran],
-            [cell.per_minute or 0 for cell in ran],
-            color=look.colour,
-            marker=look.marker,
-            linestyle=look.dash,
-            markerfacecolor="none" if line[0].variant else look.colour,
-            label=f"{line[0].name} on {line[0].place}",
-        )
-        tag(curve, line[0])
+        face = "none" if line[0].variant else look.colour
+        label = f"{line[0].name} on {line[0].place}"
+        curve(axes, ran, lambda cell: cell.per_minute, look, line[0], markerfacecolor=face, label=label)
         _mark_end(axes, line, look)
     axes.grid(visible=True)
     plain_numbers(axes.yaxis)

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.reporting.drawing import Look, canvas, legend_below, looks, plain_numbers, size_ticks, tag
+from benchmarks.reporting.drawing import Look, canvas, curve, legend_below, looks, plain_numbers, size_ticks
 from benchmarks.reporting.material import Material, ShownCell
 from benchmarks.reporting.section import Chart, Datum, Section, Table, number, percent, row, size, word
 from benchmarks.reporting.throughput import MOST_LINES, Line, lines_of, look_of
@@ -69,15 +69,7 @@ def _draw(lines: Sequence[Line], known: Mapping[tuple[str, str], Look], width_in
     size_ticks(axes, [cell for line in lines for cell in line], width_inches)
     for line in lines:
         look = look_of(line, lines, known)
-        (curve,) = axes.plot(
-            [cell.pixels for cell in line],
-            [_joules(cell) or 0 for cell in line],
-            color=look.colour,
-            marker=look.marker,
-            linestyle=look.dash,
-            label=f"{line[0].name} on {line[0].place}",
-        )
-        tag(curve, line[0])
+        curve(axes, line, _joules, look, line[0], label=f"{line[0].name} on {line[0].place}")
     plain_numbers(axes.yaxis)
     axes.grid(visible=True)
     axes.set_ylabel("joules per iteration, logarithmic", rotation_mode="anchor")
