@@ -54,8 +54,8 @@ def _draw(lines: Sequence[Line], known: Mapping[tuple[str, str], Look], width_in
             curve(axes, measured, lambda cell: cell.peak_bytes, look, line[0], label=label)
         predicted = [cell for cell in line if _predicted(cell)]
         hollow = {"linestyle": ":", "linewidth": 1, "markerfacecolor": "none"}
-        label = None if measured else f"{label}, predicted"
-        curve(axes, predicted, _predicted, look, line[0], label=label, **hollow)
+        alone = None if measured else f"{label}, predicted"
+        curve(axes, predicted, _predicted, look, line[0], label=alone, **hollow)
     _draw_limits(axes, [cell for line in lines for cell in line])
     _byte_ticks(axes)
     axes.grid(visible=True)
