@@ -242,4 +242,4 @@ def _resumed(path: Path, fresh: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    commands.run(main)

@@ -1,9 +1,12 @@
-"""What the commands share: a parser with the module's own text, options that keep their sentence, a file to write."""
+"""What the commands share: a parser with the module's own text, options that keep their sentence, output, an end."""
 
 import argparse
+import os
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from fixtures.schema import write_atomically
 from models.errors import InputError
@@ -31,6 +34,18 @@ def spoken(parse: Callable[[str], T]) -> Callable[[str], T]:
             raise argparse.ArgumentTypeError(str(error)) from error
 
     return parse_for_argparse
+
+
+def run(main: Callable[[], int]) -> NoReturn:
+    """End the process with the exit code of `main`. Who reads its output may stop early, as `head` does."""
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still to be written would fail once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 128 + signal.SIGPIPE
+    sys.exit(status)
 
 
 def write_output(path: Path, text: str) -> None:

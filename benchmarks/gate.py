@@ -193,4 +193,4 @@ def _write_markdown(path: Path, verdicts: Mapping[str, Details], notes: Sequence
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    commands.run(main)

@@ -60,4 +60,4 @@ def _read(word: str) -> tuple[RecordFile, ...]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    commands.run(main)

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import models
-from benchmarks.commands import parser_of, spoken
+from benchmarks.commands import parser_of, run, spoken
 from fixtures import parsing
 from fixtures.planning.classifier_plan import ClassifierQuestion, classifier_plan
 from fixtures.planning.group_plan import GroupQuestion, training_plan
@@ -131,4 +131,4 @@ def _list_of(option: str, parse: Callable[[str], T]) -> Callable[[str], tuple[T,
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

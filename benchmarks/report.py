@@ -63,4 +63,4 @@ def _report(paths: Sequence[Path], folder: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    commands.run(main)

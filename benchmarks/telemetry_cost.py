@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 
 import models
-from benchmarks.commands import parser_of, spoken
+from benchmarks.commands import parser_of, run, spoken
 from fixtures.comparing.alternation import Alternated, alternate
 from fixtures.comparing.decision import drop_of, log_slowdown
 from fixtures.comparing.trials import STEP, steady_runner
@@ -121,4 +121,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)
