@@ -47,8 +47,9 @@ def deviations(task):
     return abs(found / expected - 1).item(), distance.item()
 
 
-def test_an_odd_picture_with_the_chosen_tile_is_exact():
-    loss, gradient = deviations(task_of(nin(), 257, 391))
+@pytest.mark.parametrize("model", ["nin", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vgg16", "vgg19"))])
+def test_an_odd_picture_with_the_chosen_tile_is_exact(model):
+    loss, gradient = deviations(task_of(NETWORKS[model](), 257, 391))
     assert max(loss, gradient) < 1e-12
 
 

@@ -71,6 +71,8 @@ def deviations(task: StyleTask, image: Tensor) -> tuple[float, float]:
         pytest.param(nin, 131, 97, 32, id="nin-smallest"),
         pytest.param(nin, 128, 128, 64, id="nin-square"),
         pytest.param(nin, 257, 391, 160, id="nin-257x391"),
+        pytest.param(vgg16, 257, 391, 160, id="vgg16-257x391", marks=pytest.mark.slow),
+        pytest.param(vgg19, 257, 391, 160, id="vgg19-257x391", marks=pytest.mark.slow),
     ],
 )
 def test_the_float64_gradient_is_that_of_the_whole_image(
