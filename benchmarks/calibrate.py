@@ -20,22 +20,33 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import models
-from benchmarks import commands
-from fixtures.comparing.between_runs import CALIBRATION_KIND, LEAST_RUNS
-from fixtures.comparing.error_rates import HEADER, Row, achieved_drop, resolved_by_files, rows, smallest_drop
-from fixtures.comparing.trials import Bench, NotCalibrated, deviation_of_logs, products_for, steady_runner
+from benchmarks import cli
+from fixtures.comparing.calibration import (
+    HEADER,
+    Bench,
+    NotCalibrated,
+    Row,
+    achieved_drop,
+    deviation_of_logs,
+    products_for,
+    resolved_by_files,
+    rows,
+    smallest_drop,
+    steady_runner,
+)
+from fixtures.comparing.file_comparison import CALIBRATION_KIND, LEAST_RUNS
+from fixtures.formatting import table
 from fixtures.parsing import listed, named, one_of, resolution, seconds, share
-from fixtures.progress.news import Account, Progress
-from fixtures.progress.status_line import BelowCursor, LogLines, StatusLine, is_watched, shown_on
-from fixtures.records.record import commit_facts
-from fixtures.records.record_files import identity_of
+from fixtures.progress.events import Account, Progress
+from fixtures.progress.plugin import BelowCursor, LogLines, StatusLine, is_watched, shown_on
+from fixtures.records.reader import identity_of
+from fixtures.records.recorder import commit_facts
+from fixtures.runner.cell_runner import Runner
+from fixtures.runner.launchers import SUITE, launcher_here
+from fixtures.runner.session import CellEnded
+from fixtures.runner.worker_handle import CellFailed
 from fixtures.schema import Cell, strict_json, write_atomically
-from fixtures.tables import table
-from fixtures.workers.launchers import SUITE, launcher_here
-from fixtures.workers.life import CellEnded
-from fixtures.workers.running import Runner
-from fixtures.workers.worker import CellFailed
+from models import api
 from models.errors import InputError
 
 _TIMEOUT_SECONDS = 600.0
@@ -85,10 +96,10 @@ def _status_line() -> StatusLine:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = commands.parser_of("python -m benchmarks.calibrate", __doc__)
+    parser = cli.parser_of("python -m benchmarks.calibrate", __doc__)
     add = parser.add_argument
     add("--device", default="cpu", help="(default: cpu)")
-    add("--model", default="nin", help=f"any of {', '.join(sorted(models.STYLE_NETWORKS))} (default: nin)")
+    add("--model", default="nin", help=f"any of {', '.join(sorted(api.STYLE_NETWORKS))} (default: nin)")
     add("--resolution", default="128", help="a side or WIDTHxHEIGHT in pixels (default: 128)")
     add("--minutes", default="20", metavar="M", help="time for this call; others add to it (default: 20)")
     add("--cell-seconds", default="20", metavar="S", help="budget of a decision side by side (default: 20)")
@@ -115,7 +126,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     run_seconds = options.run_seconds
     return {
         "device": options.device,
-        "model": named("--model", options.model, one_of("model", models.STYLE_NETWORKS)),
+        "model": named("--model", options.model, one_of("model", api.STYLE_NETWORKS)),
         "resolution": size.asked,
         "width": size.width,
         "height": size.height,
@@ -242,4 +253,4 @@ def _resumed(path: Path, fresh: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

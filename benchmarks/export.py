@@ -16,10 +16,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import commands
-from fixtures.records.benchmark_action import Entry, bigger_is_better, smaller_is_better
-from fixtures.records.exposition import exposition
-from fixtures.records.record_files import RecordFile, read_records
+from benchmarks import cli
+from fixtures.records.exporters import Entry, bigger_is_better, exposition, smaller_is_better
+from fixtures.records.reader import RecordFile, read_records
 from fixtures.schema import strict_json
 from models.errors import InputError
 
@@ -35,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.output is None:
             print(text, end="")
         else:
-            commands.write_output(options.output, text)
+            cli.write_output(options.output, text)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -60,7 +59,7 @@ FORMATS: Mapping[str, Callable[[Records], str]] = {
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = commands.parser_of("python -m benchmarks.export", __doc__)
+    parser = cli.parser_of("python -m benchmarks.export", __doc__)
     add = parser.add_argument
     add("record", type=Path, metavar="RECORD.json", help="a record file, one of many machines, or pytest-benchmark's")
     add("--format", required=True, choices=tuple(FORMATS))
@@ -69,4 +68,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

@@ -14,10 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import commands
-from fixtures.comparing.between_runs import CalibratedCell, read_calibration
-from fixtures.comparing.file_against_file import Details, LimitsOf, compare_files
-from fixtures.comparing.floors import largest_floor, read_floors
+from benchmarks import cli
+from fixtures.comparing.file_comparison import CalibratedCell, Details, LimitsOf, compare_files, read_calibration
 from fixtures.comparing.verdicts import (
     COMPARED_HEADER,
     FAILING,
@@ -25,11 +23,13 @@ from fixtures.comparing.verdicts import (
     compared_row,
     counted,
     explained,
+    largest_floor,
     missing_model,
+    read_floors,
 )
+from fixtures.formatting import markdown_table, table
 from fixtures.parsing import listed, named, one_of, share
-from fixtures.records.record_files import COMPARED_FACTS, Identity, RecordFile, cell_id, differences, read_record
-from fixtures.tables import markdown_table, table
+from fixtures.records.reader import COMPARED_FACTS, Identity, RecordFile, cell_id, differences, read_record
 from models.errors import InputError
 
 PASS, REGRESSION, CANNOT_COMPARE, INCONCLUSIVE = 0, 1, 2, 3
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = commands.parser_of("python -m benchmarks.gate", __doc__)
+    parser = cli.parser_of("python -m benchmarks.gate", __doc__)
     add = parser.add_argument
     add(
         "files",
@@ -193,4 +193,4 @@ def _write_markdown(path: Path, verdicts: Mapping[str, Details], notes: Sequence
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

@@ -3,7 +3,7 @@
 python -m benchmarks.merge A.json B.json ... -o fleet.json
 python -m benchmarks.merge left=A.json right=B.json -o fleet.json      two machines that are alike need names
 
-What the file holds is said in `fixtures/records/fleet.py`; `benchmarks.report` takes it as any other. Files that have
+What the file holds is said in `fixtures/records/merging.py`; `benchmarks.report` takes it as any other. Files that have
 been merged can be merged again.
 
 Exit code: 0 done, 2 a file that cannot be used, or the same cell of the same machine twice with different values.
@@ -15,11 +15,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import commands
-from fixtures.records.fleet import different_options, machine_rows, merge
-from fixtures.records.record_files import RecordFile, read_records
+from benchmarks import cli
+from fixtures.formatting import table
+from fixtures.records.merging import different_options, machine_rows, merge
+from fixtures.records.reader import RecordFile, read_records
 from fixtures.schema import strict_json
-from fixtures.tables import table
 from models.errors import InputError
 
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         merged = merge([record for word in options.files for record in _read(word)], options.prefer)
-        commands.write_output(options.output, strict_json(merged, indent=1) + "\n")
+        cli.write_output(options.output, strict_json(merged, indent=1) + "\n")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = commands.parser_of("python -m benchmarks.merge", __doc__)
+    parser = cli.parser_of("python -m benchmarks.merge", __doc__)
     add = parser.add_argument
     add("files", nargs="+", metavar="[LABEL=]RECORD.json", help="record files; LABEL names the machine")
     add("-o", "--output", required=True, type=Path, metavar="PATH", help="the file to write")
@@ -60,4 +60,4 @@ def _read(word: str) -> tuple[RecordFile, ...]:
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

@@ -17,7 +17,7 @@ it they have the side of `--tile`, or 512 px. Needs no device, and takes seconds
 With `--ranks`, the work is shared by as many devices: training of a classifier is data-parallel, the tiles of an image
 are shared out. The answer is the memory of each rank, what it sends in an iteration, and the rate to expect. Rate of
 one rank and bandwidth come from a record file with measured cells (`--record`), or are given; the formulae, with their
-sources, are in `fixtures/planning/expected_scaling.py`.
+sources, are in `fixtures/planning/scaling.py`.
 """
 
 import argparse
@@ -26,14 +26,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import models
-from benchmarks.commands import parser_of, run, spoken
+from benchmarks.cli import parser_of, run, spoken
 from fixtures import parsing
-from fixtures.planning.classifier_plan import ClassifierQuestion, classifier_plan
-from fixtures.planning.group_plan import GroupQuestion, training_plan
-from fixtures.planning.image_plan import image_plan
-from fixtures.planning.style_plan import StyleQuestion, style_plan
-from fixtures.records.record_files import read_record
+from fixtures.planning.scaling import GroupQuestion
+from fixtures.planning.style import StyleQuestion, image_plan, style_plan
+from fixtures.planning.training import ClassifierQuestion, classifier_plan, training_plan
+from fixtures.records.reader import read_record
+from models import api
 from models.errors import InputError
 
 T = TypeVar("T")
@@ -67,13 +66,13 @@ def _plan(asked: argparse.Namespace) -> list[str]:
 def _about_classifiers(asked: argparse.Namespace) -> bool:
     if asked.mode or asked.batch:
         return True
-    return any(model not in models.STYLE_NETWORKS for model in asked.model)
+    return any(model not in api.STYLE_NETWORKS for model in asked.model)
 
 
 def _style_questions(asked: argparse.Namespace) -> list[StyleQuestion]:
     if asked.resolution is None:
         raise InputError("a style model needs a size; give --resolution=SIDE or --resolution=WIDTHxHEIGHT")
-    precisions = asked.precision or models.PRECISIONS
+    precisions = asked.precision or api.PRECISIONS
     return [
         StyleQuestion(model, asked.resolution, asked.memory, asked.optimizer, asked.tile, precisions)
         for model in asked.model
@@ -81,17 +80,17 @@ def _style_questions(asked: argparse.Namespace) -> list[StyleQuestion]:
 
 
 def _classifier_question(asked: argparse.Namespace) -> ClassifierQuestion:
-    names = tuple(sorted(models.CLASSIFIERS)) if "all" in asked.model else asked.model
+    names = tuple(sorted(api.CLASSIFIERS)) if "all" in asked.model else asked.model
     for name in names:
-        if name not in models.CLASSIFIERS:
+        if name not in api.CLASSIFIERS:
             raise InputError(
-                f"no classifier named {name!r}; there are: {', '.join(sorted(models.CLASSIFIERS))}, and without --mode"
+                f"no classifier named {name!r}; there are: {', '.join(sorted(api.CLASSIFIERS))}, and without --mode"
                 " and --batch a style model is asked about"
             )
     return ClassifierQuestion(
         names,
         asked.resolution or parsing.resolution(_CLASSIFIER_RESOLUTION),
-        asked.mode or models.MODES,
+        asked.mode or api.MODES,
         asked.batch or (1,),
         asked.precision or ("float32",),
         asked.memory,
@@ -108,15 +107,15 @@ def _group_question(asked: argparse.Namespace) -> GroupQuestion:
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of("python -m benchmarks.plan", __doc__)
     add = parser.add_argument
-    model = parsing.one_of("model", {"all", *models.STYLE_NETWORKS, *models.CLASSIFIERS})
+    model = parsing.one_of("model", {"all", *api.STYLE_NETWORKS, *api.CLASSIFIERS})
     add("--model", required=True, type=_list_of("--model", model), help="e.g. vgg19, or resnet50,alexnet")
     add("--resolution", type=spoken(parsing.resolution), help="a side or WIDTHxHEIGHT in pixels (classifiers: 224)")
     add("--memory", type=spoken(parsing.size), help="one more size of memory to ask about, e.g. 8GiB")
-    precision = parsing.one_of("precision", models.PRECISIONS)
+    precision = parsing.one_of("precision", api.PRECISIONS)
     add("--precision", type=_list_of("--precision", precision), help="(default: all; of classifiers float32)")
-    add("--optimizer", default="adam", type=spoken(parsing.one_of("optimizer", models.OPTIMIZERS)), help="of images")
+    add("--optimizer", default="adam", type=spoken(parsing.one_of("optimizer", api.OPTIMIZERS)), help="of images")
     add("--tile", default=0, type=spoken(parsing.tile), help="side of a tile in pixels, or auto")
-    mode = parsing.one_of("mode", models.MODES)
+    mode = parsing.one_of("mode", api.MODES)
     add("--mode", type=_list_of("--mode", mode), help="of classifiers: forward,training (default: both)")
     add("--batch", type=_list_of("--batch", parsing.count("batch")), help="of classifiers, e.g. 1,16,64 (default: 1)")
     add("--ranks", type=_list_of("--ranks", parsing.count("number of ranks")), help="devices that share it, e.g. 2,8")

@@ -19,19 +19,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import models
 from benchmarks import test_scaling
-from benchmarks.commands import parser_of, spoken
+from benchmarks.cli import parser_of, spoken
 from fixtures import parsing
+from fixtures.host import threads_of_rank
 from fixtures.options import PICTURES
-from fixtures.progress.news import unheard
-from fixtures.ranks.groups import batch_of_rank, concluded, patience
-from fixtures.ranks.rank_counts import threads_of_rank
-from fixtures.ranks.scaling import gain
-from fixtures.records.record import Recorder, commit_facts
-from fixtures.schema import SCHEMA_VERSION, Cell, Failure, Measurement, Outcome
-from fixtures.workers.launchers import SUITE
-from fixtures.workers.life import LEAST_ROUNDS, Effort
+from fixtures.progress.events import unheard
+from fixtures.records.recorder import Recorder, commit_facts
+from fixtures.runner.group_runner import batch_of_rank, concluded
+from fixtures.runner.launchers import SUITE
+from fixtures.schema import LEAST_ROUNDS, SCHEMA_VERSION, Cell, Effort, Failure, Measurement, Outcome, patience
+from fixtures.summaries.scaling import gain
+from models import api
 from models.errors import InputError
 
 
@@ -63,7 +62,7 @@ class Question:
             raise InputError("this is run by torchrun, as --help shows; on one machine, pytest can do without it")
         self._asked = asked
         self._marker = marker = marker_of(asked.benchmark)
-        catalog = models.CLASSIFIERS if marker.get("catalog") == "classifiers" else models.STYLE_NETWORKS
+        catalog = api.CLASSIFIERS if marker.get("catalog") == "classifiers" else api.STYLE_NETWORKS
         name = parsing.named("--model", asked.model or marker["model"][0], parsing.one_of("model", catalog))
         self._factory = catalog[name]
         image = parsing.named("--resolution", asked.resolution or str(marker["resolution"][0]), parsing.resolution)
@@ -89,7 +88,7 @@ class Question:
 
     def outcome(self) -> Outcome | None:
         """What came of the cell, recorded; None in all ranks but the first."""
-        from fixtures.ranks.launched import run_launched  # noqa: PLC0415 - brings torch
+        from fixtures.worker.rank_process import run_launched  # noqa: PLC0415 - brings torch
 
         started = datetime.datetime.now(datetime.UTC)
         threads = self._asked.threads or threads_of_rank(self._cell.device, int(os.environ["LOCAL_WORLD_SIZE"]))
@@ -129,7 +128,7 @@ class Question:
         }
 
     def _record(self, outcome: Outcome, started: datetime.datetime, machines: dict[str, Any]) -> None:
-        from fixtures import devices  # noqa: PLC0415 - brings torch
+        from fixtures.worker import devices  # noqa: PLC0415 - brings torch
 
         options = {key: value for key, value in vars(self._asked).items() if key not in ("record", "content", "style")}
         header = {
@@ -187,8 +186,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", str, "(default: the benchmark's own, as of all that follow)")
     add("--resolution", str, "a side or WIDTHxHEIGHT in pixels")
     add("--batch", parsing.count("batch"), "images: of each rank in weak scaling, of the group in strong scaling")
-    add("--optimizer", parsing.one_of("optimizer", models.OPTIMIZERS), "of an image (default: adam)", "adam")
-    add("--precision", parsing.one_of("precision", models.PRECISIONS), "(default: float32)", "float32")
+    add("--optimizer", parsing.one_of("optimizer", api.OPTIMIZERS), "of an image (default: adam)", "adam")
+    add("--precision", parsing.one_of("precision", api.PRECISIONS), "(default: float32)", "float32")
     add("--tile", parsing.tile, "side of a tile in pixels, or auto (default: auto)", 0)
     add(
         "--threads",

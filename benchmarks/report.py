@@ -16,8 +16,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import commands
-from fixtures.records.record_files import read_records
+from benchmarks import cli
+from fixtures.records.reader import read_records
 from models.errors import InputError
 
 _NEEDED = ("matplotlib", "jinja2")
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = commands.parser_of("python -m benchmarks.report", __doc__)
+    parser = cli.parser_of("python -m benchmarks.report", __doc__)
     add = parser.add_argument
     add("files", nargs="+", type=Path, metavar="RECORD.json", help="record files, the oldest first")
     add("--output", type=Path, default=Path("report"), metavar="FOLDER", help="where to write (default: report)")
@@ -53,7 +53,7 @@ def _report(paths: Sequence[Path], folder: Path) -> list[Path]:
     lacking = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if lacking:
         raise InputError(f"the report needs {' and '.join(lacking)}; install them with pip install -e '.[report]'")
-    from benchmarks.reporting.material import gather  # noqa: PLC0415 - needs what was looked for
+    from benchmarks.reporting.data import gather  # noqa: PLC0415 - needs what was looked for
     from benchmarks.reporting.page import write  # noqa: PLC0415
 
     try:
@@ -63,4 +63,4 @@ def _report(paths: Sequence[Path], folder: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    commands.run(main)
+    cli.run(main)

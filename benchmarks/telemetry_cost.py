@@ -15,19 +15,18 @@ import statistics
 import sys
 from collections.abc import Sequence
 
-import models
-from benchmarks.commands import parser_of, run, spoken
-from fixtures.comparing.alternation import Alternated, alternate
+from benchmarks.cli import parser_of, run, spoken
+from fixtures.comparing.calibration import STEP, steady_runner
 from fixtures.comparing.decision import drop_of, log_slowdown
-from fixtures.comparing.trials import STEP, steady_runner
+from fixtures.comparing.interleaving import Alternated, alternate
 from fixtures.parsing import one_of, resolution, seconds, share
-from fixtures.schema import Cell, Measurement
-from fixtures.telemetry.sampling import INTERVAL_SECONDS
-from fixtures.telemetry.watchers import Watchers
-from fixtures.workers.launchers import launcher_here
-from fixtures.workers.life import CellEnded, Effort
-from fixtures.workers.running import Runner
-from fixtures.workers.worker import CellFailed
+from fixtures.runner.cell_runner import Runner
+from fixtures.runner.launchers import launcher_here
+from fixtures.runner.session import CellEnded
+from fixtures.runner.worker_handle import CellFailed
+from fixtures.schema import Cell, Effort, Measurement
+from fixtures.telemetry.sampler import INTERVAL_SECONDS, Watchers
+from models import api
 from models.errors import InputError
 
 BELOW, ABOVE, CANNOT_MEASURE, OPEN = 0, 1, 2, 3
@@ -107,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = parser_of("python -m benchmarks.telemetry_cost", __doc__)
     add = parser.add_argument
     add("--device", default="cpu", help="(default: cpu)")
-    add("--model", default="nin", type=spoken(one_of("model", models.STYLE_NETWORKS)), help="(default: nin)")
+    add("--model", default="nin", type=spoken(one_of("model", api.STYLE_NETWORKS)), help="(default: nin)")
     add("--resolution", default="128", type=spoken(resolution), help="a side or WIDTHxHEIGHT in pixels (default: 128)")
     add(
         "--minutes",

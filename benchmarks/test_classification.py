@@ -12,7 +12,7 @@ does not fit is a result of its own, `out_of_memory`, and never made smaller.
 
 import pytest
 
-from fixtures.measuring import Measure
+from fixtures.measure import Measure
 from fixtures.schema import Cell
 
 

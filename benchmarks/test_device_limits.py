@@ -7,19 +7,20 @@ all devices side by side. Other cells of the run are held against these limits (
 run first.
 
 Inside the clock: one iteration, that is as many operations as make it long enough to be timed, from an idle device to
-an idle device. Outside: random data, warm-up. Rates are work per iteration (`models/quantities.py`) over the median.
+an idle device. Outside: random data, warm-up. Rates are work per iteration (`models/microbenchmarks.py`) over the
+median.
 """
 
 import pytest
 
-from fixtures.measuring import Measure
+from fixtures.measure import Measure
 from fixtures.schema import Cell
 
 WITHOUT = ("model", "resolution", "optimizer", "strategy", "precision")
 
 
 @pytest.mark.matrix(
-    step="models.steps.limits:Copy",
+    step="models.steps.device_limits:Copy",
     fixed={"model": "copy"},
     size=("256KiB", "1MiB", "4MiB", "16MiB", "64MiB", "512MiB"),
     without=WITHOUT,
@@ -29,7 +30,7 @@ def test_copy(cell: Cell, measure: Measure) -> None:
 
 
 @pytest.mark.matrix(
-    step="models.steps.limits:Product",
+    step="models.steps.device_limits:Product",
     fixed={"model": "matmul"},
     size=("1024square", "4096square", "8192square"),
     precision=("float32", "tf32", "bfloat16", "float16"),
@@ -42,7 +43,7 @@ def test_product(cell: Cell, measure: Measure) -> None:
 
 
 @pytest.mark.matrix(
-    step="models.steps.limits:Convolution",
+    step="models.steps.device_limits:Convolution",
     fixed={"model": "convolution"},
     size=("128square",),
     precision=("float32", "tf32", "bfloat16", "float16"),
@@ -56,7 +57,7 @@ TRANSFER_SIZES = ("64KiB", "1MiB", "16MiB", "256MiB")
 
 
 @pytest.mark.matrix(
-    step="models.steps.limits:Transfer",
+    step="models.steps.device_limits:Transfer",
     fixed={"model": "upload_pageable"},
     size=TRANSFER_SIZES,
     without=WITHOUT,
@@ -67,7 +68,7 @@ def test_upload_pageable(cell: Cell, measure: Measure) -> None:
 
 
 @pytest.mark.matrix(
-    step="models.steps.limits:Transfer",
+    step="models.steps.device_limits:Transfer",
     fixed={"model": "upload_pinned"},
     size=TRANSFER_SIZES,
     without=WITHOUT,
@@ -78,7 +79,7 @@ def test_upload_pinned(cell: Cell, measure: Measure) -> None:
 
 
 @pytest.mark.matrix(
-    step="models.steps.limits:Transfer",
+    step="models.steps.device_limits:Transfer",
     fixed={"model": "download_pageable"},
     size=TRANSFER_SIZES,
     without=WITHOUT,
@@ -89,7 +90,7 @@ def test_download_pageable(cell: Cell, measure: Measure) -> None:
 
 
 @pytest.mark.matrix(
-    step="models.steps.limits:Transfer",
+    step="models.steps.device_limits:Transfer",
     fixed={"model": "download_pinned"},
     size=TRANSFER_SIZES,
     without=WITHOUT,
@@ -100,14 +101,14 @@ def test_download_pinned(cell: Cell, measure: Measure) -> None:
 
 
 @pytest.mark.matrix(
-    step="models.steps.limits:Launch", fixed={"model": "launch"}, size=("1calls", "1000calls"), without=WITHOUT
+    step="models.steps.device_limits:Launch", fixed={"model": "launch"}, size=("1calls", "1000calls"), without=WITHOUT
 )
 def test_launch(cell: Cell, measure: Measure) -> None:
     measure(cell)
 
 
 @pytest.mark.matrix(
-    step="models.steps.limits:Elements",
+    step="models.steps.device_limits:Elements",
     fixed={"model": "elements"},
     size=tuple(f"{2**power}elements" for power in range(10, 26, 3)),
     without=WITHOUT,
@@ -117,7 +118,7 @@ def test_elements_in_flight(cell: Cell, measure: Measure) -> None:
 
 
 @pytest.mark.matrix(
-    step="models.steps.limits:Images",
+    step="models.steps.device_limits:Images",
     fixed={"model": "images"},
     size=("1images", "4images", "16images", "64images", "256images", "1024images"),
     without=WITHOUT,

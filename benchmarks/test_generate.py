@@ -2,9 +2,9 @@
 
 Not part of the default run, because it is not for comparing: `pytest --benchmark-only benchmarks/test_generate.py`.
 `--iterations` are spread evenly over sizes that double up to the resolution, each beginning with the enlarged result
-of the one before (Gatys et al. 2017; `models/scales.py`). What is optimised is the loss of the timed iteration with
-layers and weights chosen for looks (`models/steps/recipe.py` says what and why). With the default random weights a
-picture gets the colours and strokes of the style; `--weights=imagenet` or `--weights=PATH` do better.
+of the one before (Gatys et al. 2017; `models/generation_state.py`). What is optimised is the loss of the timed
+iteration with layers and weights chosen for looks (`models/steps/generation.py` says what and why). With the default
+random weights a picture gets the colours and strokes of the style; `--weights=imagenet` or `--weights=PATH` do better.
 
 The picture goes to `--save-images=DIR`, by default into the folder `pictures` beside the record file. An interrupted
 picture stands there too, saved every 20 seconds: the same command goes on with it. `--cell-timeout` limits an
@@ -16,7 +16,7 @@ record also has the seconds of every size, preparing included, and their first a
 
 import pytest
 
-from fixtures.generating import Generate
+from fixtures.generate import Generate
 from fixtures.schema import Cell
 
 

@@ -12,13 +12,13 @@ the bottleneck, and what is left end-to-end.
 
 import pytest
 
-from fixtures.measuring import Measure
+from fixtures.measure import Measure
 from fixtures.schema import Cell
-from fixtures.summaries.input_side import worker_counts
+from fixtures.summaries.classification import worker_counts
 
 
 @pytest.mark.matrix(
-    step="models.steps.input:PictureInput",
+    step="models.steps.input_pipeline:PictureInput",
     fixed={"model": "jpeg", "batch": 16},
     resolution=(224,),
     size=worker_counts(),

@@ -13,12 +13,12 @@ Peak memory is that of the rank with the most. Unit: seconds per iteration. Comp
 
 import pytest
 
-from fixtures.ranks.scaling import MeasureGroup
+from fixtures.scaling import MeasureGroup
 from fixtures.schema import Cell
 
 # Small enough for two cores to end in a minute: 16 images of 224 px would take them four times as long.
 TRAINING = {
-    "step": "models.steps.data_parallel:DataParallelTraining",
+    "step": "models.steps.distributed.data_parallel:DataParallelTraining",
     "catalog": "classifiers",
     "model": ("resnet50",),
     "resolution": (112,),
@@ -40,7 +40,7 @@ def test_data_parallel_strong(cell: Cell, measure_group: MeasureGroup) -> None:
 
 @pytest.mark.matrix(
     ranks="image",
-    step="models.steps.sharded:ShardedStyleIteration",
+    step="models.steps.distributed.sharded:ShardedStyleIteration",
     model=("vgg19",),
     resolution=(1024,),
     fixed={"strategy": "tiled"},

@@ -10,7 +10,7 @@ An image that does not fit is a result of its own, `out_of_memory`.
 
 import pytest
 
-from fixtures.measuring import Measure
+from fixtures.measure import Measure
 from fixtures.schema import Cell
 
 

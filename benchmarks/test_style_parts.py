@@ -9,7 +9,7 @@ need, as it does within an iteration. Unit: seconds per call.
 
 import pytest
 
-from fixtures.measuring import Measure
+from fixtures.measure import Measure
 from fixtures.schema import Cell
 
 # The parts have no optimiser step, and only the plain strategy has a forward pass of its own.

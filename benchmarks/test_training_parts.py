@@ -10,7 +10,7 @@ from an idle device to an idle device. Unit: seconds. Compute-only.
 
 import pytest
 
-from fixtures.measuring import Measure
+from fixtures.measure import Measure
 from fixtures.schema import Cell
 
 

@@ -5,9 +5,17 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import VGG16_Weights, VGG19_Weights, WeightsEnum
-from torchvision.models import vgg16 as torchvision_vgg16
-from torchvision.models import vgg19 as torchvision_vgg19
+from torchvision.models import (
+    VGG16_Weights,
+    VGG19_Weights,
+    WeightsEnum,
+)
+from torchvision.models import (
+    vgg16 as torchvision_vgg16,
+)
+from torchvision.models import (
+    vgg19 as torchvision_vgg19,
+)
 
 from models.network import StyleNetwork, until_last
 

@@ -1,13 +1,20 @@
 """What a step works on, as plain data, and how a step is built from it.
 
 This is all that the measuring side knows of a step, so that one harness can drive the models of another revision.
+
+References: how one process tells another which function or class to import.
 """
 
+import importlib
+import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol, Self
 
-from models.references import resolve
+from models.errors import InputError
 
 
 class Step(Protocol):
@@ -41,11 +48,11 @@ class Workload:
         tile_px: side of the tiles of strategies that have any; 0 leaves it to them.
         content, style: paths of pictures; where empty, noise of the same size is used.
         weights: `random`, `imagenet` or a path.
-        mode: what a classifier's iteration is, one of `models.MODES`; empty for steps that have no modes.
+        mode: what a classifier's iteration is, one of `api.MODES`; empty for steps that have no modes.
         ranks: how many processes share the work; torch.distributed tells each which of them it is.
         iterations: of a picture that is generated, at all its sizes together; 0 for steps that may go on for ever.
         unfinished: path of the file in which an interrupted picture is kept; empty for none.
-        size: how much a limit of the device is measured with, in the unit of `models.quantities`; 0 elsewhere.
+        size: how much a limit of the device is measured with, in the unit of `models.microbenchmarks`; 0 elsewhere.
     """
 
     step: str
@@ -83,3 +90,36 @@ def build(workload: Workload) -> Step:
     """
     step: Step = resolve(workload.step)(workload)
     return step
+
+
+def resolve(reference: str) -> Any:
+    """The object that `module:name` or `path/to/file.py:name` stands for.
+
+    Raises:
+        InputError: the module, file or name does not exist, or importing it fails.
+    """
+    where, _, name = reference.rpartition(":")
+    try:
+        found: Any = _load_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, OSError, ValueError) as error:
+        raise InputError(f"cannot import {reference!r} ({error}); the worker needs a module-level name") from error
+    return found
+
+
+def _load_file(path: Path) -> ModuleType:
+    # A conftest.py is no importable module: it is loaded under a name that its path makes unique.
+    name = "goghmark_plugin_" + "_".join(path.with_suffix("").parts[1:])
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        if spec is None or spec.loader is None:
+            raise ImportError(f"{path} is no Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]

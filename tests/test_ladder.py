@@ -10,18 +10,14 @@ ROOT = Path(__file__).parent.parent
 FORBIDDEN = {"models": {"fixtures", "benchmarks", "pytest"}, "fixtures": {"benchmarks"}, "benchmarks": set()}
 # Run in workers only; nothing that pytest's own process imports at its start may bring torch.
 WORKER_SIDE = {
-    "fixtures/comparing/burden.py",
-    "fixtures/devices.py",
-    "fixtures/planning/memory_parts.py",
-    "fixtures/planning/prediction.py",
-    "fixtures/planning/traffic.py",
-    "fixtures/ranks/elastic.py",
-    "fixtures/ranks/launched.py",
-    "fixtures/ranks/rank_main.py",
-    "fixtures/workers/drawing.py",
-    "fixtures/workers/inspection.py",
-    "fixtures/workers/keeping.py",
-    "fixtures/workers/workbench.py",
+    "fixtures/worker/service.py",
+    "fixtures/worker/devices.py",
+    "fixtures/worker/memory_breakdown.py",
+    "fixtures/worker/estimate.py",
+    "fixtures/worker/rank_launcher.py",
+    "fixtures/worker/rank_process.py",
+    "fixtures/worker/generation_loop.py",
+    "fixtures/worker/executor.py",
 }
 
 

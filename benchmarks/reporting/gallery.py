@@ -6,9 +6,9 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from benchmarks.reporting.material import Material, ShownCell
-from benchmarks.reporting.section import Picture, Section
-from fixtures.figures import figure
+from benchmarks.reporting.data import Material, ShownCell
+from benchmarks.reporting.sections import Picture, Section
+from fixtures.formatting import figure
 
 # As large as it is shown on a dense screen; twenty of them are half a megabyte.
 _SIDE_PX = 480

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.reporting.material import Material, ShownCell
+from benchmarks.reporting.data import Material, ShownCell
 from benchmarks.reporting.speed_ups import most_telling, speed_ups_of
-from fixtures.figures import figure, readable_time
-from fixtures.parsing import readable_size
+from fixtures.formatting import figure, readable_size, readable_time
 
 # The model and size that the first sentence is about, where they were measured.
 _MODEL, _SIDE_PX = "vgg19", 512

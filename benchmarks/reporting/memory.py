@@ -1,4 +1,7 @@
-"""Peak memory against pixels, measured and predicted, under the memory that there is."""
+"""Peak memory against pixels, measured and predicted, under the memory that there is.
+
+The largest image that fits, by model and strategy.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from benchmarks.reporting.drawing import INK, Look, canvas, curve, legend_below, looks, size_ticks
-from benchmarks.reporting.material import Material, ShownCell
-from benchmarks.reporting.section import Chart, Section, Table, memory, number, percent, row, size, word
+from benchmarks.reporting.data import Material, ShownCell
+from benchmarks.reporting.plotting import INK, Look, canvas, curve, legend_below, looks, size_ticks, tag
+from benchmarks.reporting.sections import Chart, Section, Table, memory, number, percent, row, size, word
 from benchmarks.reporting.throughput import MOST_LINES, Line, lines_of, look_of
-from fixtures.parsing import readable_size
+from fixtures.formatting import readable_size
 
 # Budgets that are nearer to each other, or to all there is, are what was free at the time; a limit was asked for.
 _APART = 0.75
@@ -141,3 +144,74 @@ def _table(cells: Sequence[ShownCell]) -> Table:
             )
         )
     return Table("Peak memory of all style iterations", header, rows)
+
+
+_BAR_INCHES = 0.3
+
+
+def largest(material: Material) -> Section | None:
+    """The section; None if no largest image was looked for."""
+    cells = [cell for cell in material.cells if cell.axes["resolution"] == "largest"]
+    found = sorted((cell for cell in cells if _side_px(cell)), key=_side_px, reverse=True)
+    if not cells:
+        return None
+    said = "None of the searches found an image that fits."
+    if found:
+        said = f"{found[0].name} on {found[0].place}: {_side_px(found[0])} × {_side_px(found[0])} px."
+    draw = partial(_draw_largest, found, {series: look.colour for series, look in looks(material).items()})
+    return Section(
+        "largest",
+        "Largest image that fits",
+        said,
+        charts=[Chart("largest", "Side of the largest square image", draw)] if found else [],
+        tables=[_largest_table(cells)],
+        notes=["Exact to within 64 px, by running the sizes around the edge."] if found else [],
+    )
+
+
+def _side_px(cell: ShownCell) -> int:
+    return int(cell.number("largest_side_px") or 0)
+
+
+def _draw_largest(found: Sequence[ShownCell], colours: dict[tuple[str, str], str], width_inches: float) -> Figure:
+    drawn = canvas(width_inches, 0.8 + _BAR_INCHES * len(found))
+    axes = drawn.subplots()
+    for height, cell in enumerate(found):
+        (bar,) = axes.barh([height], [_side_px(cell)], height=0.62, color=colours[cell.place, cell.model])
+        tag(bar, cell)
+        axes.annotate(
+            f"{_side_px(cell)}", (_side_px(cell), height), xytext=(4, 0), textcoords="offset points", va="center"
+        )
+    one_place = len({cell.place for cell in found}) == 1
+    axes.set_yticks(range(len(found)), [cell.name if one_place else f"{cell.name}\n{cell.place}" for cell in found])
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.grid(visible=True, axis="x")
+    axes.set_xlabel("side [px]")
+    return drawn
+
+
+def _largest_table(cells: Sequence[ShownCell]) -> Table:
+    header = (
+        "device", "model", "variant", "largest side [px]", "peak memory", "budget", "s/iteration", "fails at [px]",
+        "why", "status",
+    )  # fmt: skip
+    rows = [
+        row(
+            cell,
+            word(cell.place),
+            word(cell.model),
+            word(cell.variant or "plain"),
+            number(cell.number("largest_side_px")),
+            memory(cell.peak_bytes),
+            memory(cell.number("memory_budget_bytes")),
+            number(cell.seconds),
+            number(cell.number("failed_side_px")),
+            word(cell.word("limited_by") or cell.word("failed_cause")),
+            word(cell.status),
+        )
+        for cell in cells
+    ]
+    return Table("Every search for the largest image", header, rows)

@@ -6,29 +6,22 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from benchmarks.reporting import drawing
-from benchmarks.reporting.cells import all_cells
-from benchmarks.reporting.classification import classification
-from benchmarks.reporting.comparison import comparison
+from benchmarks.reporting import plotting
+from benchmarks.reporting.classification import classification, input_side
+from benchmarks.reporting.comparison import comparison, history
+from benchmarks.reporting.data import Material
 from benchmarks.reporting.gallery import gallery
 from benchmarks.reporting.headline import headline
-from benchmarks.reporting.heat_map import heat_map
-from benchmarks.reporting.history import history
-from benchmarks.reporting.input_side import input_side
-from benchmarks.reporting.largest import largest
-from benchmarks.reporting.limits import limits
-from benchmarks.reporting.machines import machines
-from benchmarks.reporting.material import Material
-from benchmarks.reporting.memory import peak_memory
-from benchmarks.reporting.roofline import roofline
+from benchmarks.reporting.machines import all_cells, machines, watched
+from benchmarks.reporting.memory import largest, peak_memory
+from benchmarks.reporting.roofline import limits, roofline
 from benchmarks.reporting.scaling import scaling
-from benchmarks.reporting.section import Chart, Section, Table
+from benchmarks.reporting.sections import Chart, Section, Table
 from benchmarks.reporting.speed_ups import speed_ups
 from benchmarks.reporting.strategies import strategies
-from benchmarks.reporting.throughput import throughput
-from benchmarks.reporting.watched import watched
+from benchmarks.reporting.throughput import heat_map, throughput
+from fixtures.formatting import markdown_table
 from fixtures.schema import write_atomically
-from fixtures.tables import markdown_table
 
 # In the order of the page: what is asked first stands first.
 SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
@@ -84,13 +77,13 @@ def write(material: Material, folder: Path) -> list[Path]:
 
 def _drawn(chart: Chart, plots: Path) -> Sequence[Markup]:
     """The chart for wide and for narrow pages; its files are the wide one."""
-    with drawing.style():
-        drawn = {"wide": chart.draw(drawing.WIDE_INCHES), "narrow": chart.draw(drawing.NARROW_INCHES)}
+    with plotting.style():
+        drawn = {"wide": chart.draw(plotting.WIDE_INCHES), "narrow": chart.draw(plotting.NARROW_INCHES)}
     inline = [
-        Markup(drawing.for_page(one, f"{chart.name}-{name}", chart.title))  # noqa: S704 - our own drawing
+        Markup(plotting.for_page(one, f"{chart.name}-{name}", chart.title))  # noqa: S704 - our own drawing
         for name, one in drawn.items()
     ]
-    drawing.save(drawn["wide"], chart.title, plots / chart.name)
+    plotting.save(drawn["wide"], chart.title, plots / chart.name)
     return inline
 
 

@@ -6,10 +6,10 @@ from functools import partial
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from benchmarks.reporting.drawing import MUTED, canvas, legend_below, look, tag
-from benchmarks.reporting.material import Material, ShownCell
-from benchmarks.reporting.section import Chart, Section, Table, memory, number, percent, row, word
-from fixtures.figures import figure
+from benchmarks.reporting.data import Material, ShownCell
+from benchmarks.reporting.plotting import MUTED, canvas, legend_below, look, tag
+from benchmarks.reporting.sections import Chart, Section, Table, memory, number, percent, row, word
+from fixtures.formatting import figure
 
 Curve = Sequence[ShownCell]
 

@@ -6,10 +6,10 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from benchmarks.reporting.drawing import COLOURS, MUTED, canvas, is_narrow, plain_numbers, tag
-from benchmarks.reporting.material import Material, ShownCell
-from benchmarks.reporting.section import Chart, Datum, Section, Table, number, row, word
-from fixtures.figures import figure
+from benchmarks.reporting.data import Material, ShownCell
+from benchmarks.reporting.plotting import COLOURS, MUTED, canvas, is_narrow, plain_numbers, tag
+from benchmarks.reporting.sections import Chart, Datum, Section, Table, number, row, word
+from fixtures.formatting import figure
 
 _BAR_INCHES = 0.26
 # Of the bars that are drawn; the table has them all.

@@ -7,9 +7,9 @@ from functools import partial
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.reporting.drawing import COLOURS, MARKERS, canvas, legend_below, plain_numbers, tag
-from benchmarks.reporting.material import Material, ShownCell
-from benchmarks.reporting.section import Chart, Datum, Row, Section, Table, memory, number, row, size, word
+from benchmarks.reporting.data import Material, ShownCell
+from benchmarks.reporting.plotting import COLOURS, MARKERS, canvas, legend_below, plain_numbers, tag
+from benchmarks.reporting.sections import Chart, Datum, Row, Section, Table, memory, number, row, size, word
 
 _HEIGHT_INCHES = 4.4
 # Two points are a line of the table.

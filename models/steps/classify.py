@@ -11,9 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from models.classifiers import CLASSES, main_logits, materialise
 from models.errors import InputError
-from models.references import resolve
-from models.steps.precision import arithmetic
-from models.workload import Step, Workload
+from models.steps.objectives import arithmetic
+from models.workload import Step, Workload, resolve
 
 # Szegedy et al. 2015, section 5: "the losses of the auxiliary classifiers were weighted by 0.3".
 AUXILIARY_WEIGHT = 0.3

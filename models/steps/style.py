@@ -1,17 +1,19 @@
-"""Neural style generation (Gatys et al. 2016): the iteration, and its parts alone."""
+"""Neural style generation (Gatys et al. 2016): the iteration, and its parts alone.
 
+How far the gradient of a strategy in a precision is from the exact one.
+"""
+
+import dataclasses
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from models import pictures, weights
-from models.network import StyleNetwork
-from models.references import resolve
-from models.steps.objective import PlainObjective, StyleTask
-from models.steps.precision import arithmetic
+from models import images, weights
+from models.network import StyleNetwork, smallest_side
+from models.steps.objectives import PlainObjective, StyleTask, arithmetic
 from models.steps.strategies import STRATEGIES
-from models.workload import Workload
+from models.workload import Workload, resolve
 
 # Where torch has 100: each entry costs two images of memory, and steps differ little.
 LBFGS_HISTORY = 10
@@ -116,7 +118,7 @@ def picture(path: str, workload: Workload) -> Tensor:
     device = torch.device(workload.device)
     if not path:
         return torch.rand(1, 3, workload.height, workload.width, device=device)
-    return pictures.fit(pictures.read(path), workload.width, workload.height).to(device)
+    return images.fit(images.read(path), workload.width, workload.height).to(device)
 
 
 def first_image(task: StyleTask) -> Tensor:
@@ -139,3 +141,37 @@ def lbfgs(image: Tensor) -> torch.optim.Optimizer:
 
 
 OPTIMIZERS = {"adam": adam, "lbfgs": lbfgs}
+
+
+# Rounding hardly depends on the size of the picture; this one takes a fraction of a second in float64.
+SIDE_PX = 128
+
+
+def gradient_deviation(workload: Workload) -> float:
+    """Relative L2 distance of the gradient from that of `PlainObjective` in float64, at the first image.
+
+    For the same pictures and weights, of SIDE_PX or the smallest side that the network takes. The exact gradient is
+    computed on the cpu: some devices have no float64.
+    """
+    with torch.device("meta"):
+        side = max(SIDE_PX, smallest_side(resolve(workload.model)()))
+    small = dataclasses.replace(workload, width=side, height=side)
+    task = style_task(small)
+    image = first_image(task)
+    STRATEGIES[workload.strategy](task)(image)
+    assert image.grad is not None
+    exact = _exact_gradient(dataclasses.replace(small, device="cpu"), task)
+    found = image.grad.detach().to("cpu", torch.float64)
+    return float((found - exact).norm() / exact.norm())
+
+
+def _exact_gradient(workload: Workload, task: StyleTask) -> torch.Tensor:
+    reference = style_task(workload)
+    # Noise instead of pictures would be other noise: the pictures are those of the task.
+    content, style = (picture.to("cpu", torch.float64) for picture in (task.content, task.style))
+    reference.network.layers.double()
+    exact = StyleTask(reference.network, content, style)
+    image = first_image(exact)
+    PlainObjective(exact)(image)
+    assert image.grad is not None
+    return image.grad

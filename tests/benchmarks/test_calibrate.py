@@ -6,14 +6,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from benchmarks import calibrate
-from fixtures.comparing.between_runs import read_calibration
+from fixtures.comparing.file_comparison import read_calibration
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 QUICK = ["--resolution=64", "--cell-seconds=1", "--drops=40%"]
 
 

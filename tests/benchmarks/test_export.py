@@ -4,16 +4,15 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import export
-from fixtures.records.fleet import merge
-from fixtures.records.record_files import RecordFile
+from fixtures.records.merging import merge
+from fixtures.records.reader import RecordFile
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 MACHINE = {
     "torch": "2.15.0",
     "driver": 'a "quoted" \\ one\nof two lines',

@@ -4,15 +4,14 @@ import copy
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from benchmarks import gate
-from fixtures.records.record_files import identity_of
+from fixtures.records.reader import identity_of
 from fixtures.schema import Cell
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 MACHINE = {"torch": "2.15.0", "threads": 1, "devices": [{"name": "cpu", "model": "A CPU"}]}
 
 

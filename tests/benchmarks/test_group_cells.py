@@ -2,7 +2,7 @@
 
 import pytest
 
-from fixtures.ranks.rank_counts import cores_here
+from fixtures.host import cores_here
 
 SCALING = "benchmarks/test_scaling.py"
 

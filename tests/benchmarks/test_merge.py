@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gate, merge
-from fixtures.records.record_files import read_record, read_records
+from fixtures.records.reader import read_record, read_records
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 EPYC = {"torch": "2.15.0", "threads": 2, "memory_bytes": 8 * 2**30, "devices": [{"name": "cpu", "model": "EPYC"}]}
 H100 = EPYC | {"driver": "590.1", "devices": [*EPYC["devices"], {"name": "cuda:0", "model": "H100"}]}
 

@@ -1,9 +1,9 @@
 import pytest
 from PIL import Image
 
-from fixtures.generating import command_facts
+from fixtures.generate import command_facts
 from fixtures.options import PICTURES
-from models import unfinished
+from models import generation_state
 from models.steps.generation import Generation
 from models.workload import Workload
 
@@ -60,7 +60,7 @@ def test_an_interrupted_picture_is_gone_on_with_by_the_same_command_only(suite, 
     other = suite.run(*GENERATE, "--iterations=6")
     assert other.returncode == 4
     assert "of another command (iterations 5, not 6)" in other.stdout + other.stderr
-    assert unfinished.read_facts(kept)["scales"][0]["durations_seconds"] == [123.0]
+    assert generation_state.read_facts(kept)["scales"][0]["durations_seconds"] == [123.0]
     same = suite.run(*GENERATE, "--iterations=5")
     assert same.returncode == 0, same.stdout + same.stderr
     (cell,) = suite.recorded()["cells"]

@@ -3,8 +3,8 @@
 import pytest
 
 from benchmarks import plan
-from fixtures.planning.cards import usable
-from models import CLASSIFIERS, PRECISIONS, STRATEGIES
+from fixtures.planning.scaling import usable
+from models.api import CLASSIFIERS, PRECISIONS, STRATEGIES
 
 GIB = 2**30
 

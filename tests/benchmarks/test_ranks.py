@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import ranks
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 SMALL = ("--benchmark=data_parallel_weak", "--model=basic_cnn", "--resolution=32", "--batch=2", "--cell-seconds=0.05")
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--rdzv-backend=c10d")
 LINK = ("goghmark0", "goghmark1")

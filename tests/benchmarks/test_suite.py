@@ -12,7 +12,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.paths import ROOT
+
 ONLY = ("--benchmark-only", "-k", "style_iteration")
 CONTRACT = {
     "benchmark", "device", "model", "resolution", "width", "height", "optimizer", "precision", "strategy", "batch",

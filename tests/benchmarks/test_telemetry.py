@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import telemetry_cost
+from fixtures.machine import watcher
 from fixtures.options import SETTINGS
 from fixtures.schema import Cell
-from fixtures.telemetry.option import watcher
-from fixtures.telemetry.watching import unwatched
+from fixtures.telemetry.base import unwatched
 from models.errors import InputError
 
 ONLY = ("--benchmark-only", "-k", "style_iteration", "--device=cpu", "--model=tiny", "--resolution=64")

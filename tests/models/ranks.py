@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 # One process imports these, and each rank is a fork of it. The optimisers import _dynamo.
-multiprocessing.set_forkserver_preload(["torch", "torch._dynamo", "models.steps.sharded", __name__])
+multiprocessing.set_forkserver_preload(["torch", "torch._dynamo", "models.steps.distributed.sharded", __name__])
 
 
 def in_ranks(ranks: int, what: Callable[..., Any], *arguments: Any) -> list[Any]:

@@ -2,11 +2,12 @@ import pytest
 import torch
 from torchvision import models as torchvision_models
 
-from models import CLASSIFIERS, classifiers
+from models import classifiers
+from models.api import CLASSIFIERS
 from models.classifiers import materialise, smallest_side, takes
 from models.nin import nin, nin_classifier
-from models.references import resolve
 from models.weights import random_state
+from models.workload import resolve
 
 TORCHVISIONS = ("alexnet", "googlenet", "resnet50", "vgg16")
 

@@ -7,8 +7,8 @@ from models import weights
 from models.errors import InputError
 from models.network import StyleNetwork, smallest_side
 from models.nin import nin
-from models.references import resolve
 from models.vgg import vgg16, vgg19
+from models.workload import resolve
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(vgg16, torchvision.models.vgg16), (vgg19, torchvision.models.vgg19)])

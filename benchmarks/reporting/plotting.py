@@ -1,0 +1,204 @@
+"""How plots look, and how they get into the page: drawn by matplotlib, coloured by the page.
+
+Colours of data are those of Okabe & Ito (2008, Color Universal Design), told apart by any colour vision; each
+series has a marker of its own as well. Ink, grid and paper are light in a file, and become the page's variables in
+the page, so that one drawing serves its light and its dark.
+"""
+
+import html
+import io
+import math
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from benchmarks.reporting.data import Material, ShownCell
+from fixtures.formatting import figure
+
+INK, MUTED, GRID, PAPER = "#1d2126", "#646c75", "#dfe2e6", "#fefefe"
+_PAGE_COLOURS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"}
+
+BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"
+COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "*")
+DASHES = ("-", "--", "-.", ":")
+
+WIDE_INCHES, NARROW_INCHES = 8.6, 4.1
+_PNG_DOTS_PER_INCH = 160
+
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "svg.fonttype": "none",
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.titlecolor": INK,
+    "axes.axisbelow": True,
+    "axes.facecolor": "none",
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5.5,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "hatch.linewidth": 0.6,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The report's look, for drawing and for saving."""
+    with mpl.rc_context(_STYLE):
+        yield
+
+
+def canvas(width_inches: float, height_inches: float) -> Figure:
+    """An empty figure."""
+    return Figure(figsize=(width_inches, height_inches), layout="constrained")
+
+
+def is_narrow(width_inches: float) -> bool:
+    """Whether a drawing is for a phone."""
+    return width_inches < (WIDE_INCHES + NARROW_INCHES) / 2
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one series is drawn, everywhere in a report."""
+
+    colour: str
+    marker: str
+    dash: str
+
+
+def looks(material: Material) -> dict[tuple[str, str], Look]:
+    """A look for each device and model: colours first, then other dashes of the same colours; all markers differ."""
+    return {series: look(place) for place, series in enumerate(material.series)}
+
+
+def look(place: int) -> Look:
+    """The look of the series at a place."""
+    count = len(COLOURS)
+    return Look(COLOURS[place % count], MARKERS[place % len(MARKERS)], DASHES[place // count % len(DASHES)])
+
+
+def tag(artist: Artist, cell: ShownCell) -> None:
+    """Tell the page's filter what an artist shows."""
+    artist.set_gid(f"shown|{cell.place}|{cell.model}|{cell.status}")
+
+
+def curve(
+    axes: Axes,
+    cells: Sequence[ShownCell],
+    value: Callable[[ShownCell], float | None],
+    look: Look,
+    of: ShownCell,
+    **further: Any,
+) -> None:
+    """A line through a figure of the cells against their pixels, for the page's filter that of one cell."""
+    values = [value(cell) or 0 for cell in cells]
+    drawn_as: dict[str, Any] = {"color": look.colour, "marker": look.marker, "linestyle": look.dash, **further}
+    (line,) = axes.plot([cell.pixels for cell in cells], values, **drawn_as)
+    tag(line, of)
+
+
+def legend_below(axes: Axes, width_inches: float) -> None:
+    """A legend under the plot, if there is anything to tell apart; beside the data it would hide some."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        # Of the width, a line and its marker take 40 points; a letter takes 5.
+        widest = int((72 * width_inches - 40) / 5)
+        labels = [textwrap.fill(label, widest) for label in labels]
+        longest = max(len(line) for label in labels for line in label.split("\n"))
+        columns = max(1, int(72 * width_inches / (40 + 5 * longest)))
+        assert isinstance(axes.figure, Figure)
+        axes.figure.legend(handles, labels, loc="outside lower left", ncols=columns, handlelength=2.6)
+
+
+def plain_numbers(axis: mpl.axis.Axis) -> None:
+    """Ticks of a logarithmic axis as numbers that are read at once: 0.1, 1, 10, 1000."""
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / max(low, 1e-300))
+    subs = (1.0,) if decades > 2.3 else (1.0, 2.0, 5.0) if decades > 0.8 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: figure(float(f"{value:.6g}"))))
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
+
+
+def size_ticks(axes: Axes, cells: Iterable[ShownCell], width_inches: float) -> None:
+    """Logarithmic pixels along x, labelled by the resolutions that were asked for, as far as they have room."""
+    axes.set_xscale("log")
+    sizes = dict(sorted((cell.pixels, cell.size_px) for cell in cells))
+    low, high = min(sizes), max(sizes)
+    axes.set_xlim(low / 1.5, high * 1.5)
+    # A label is as wide as so large a part of the axis, for each of its characters.
+    room = (math.log(high * 1.5) - math.log(low / 1.5)) / (width_inches * 10)
+    shown: dict[int, str] = {}
+    for pixels, label in sizes.items():
+        before = max(shown, default=0)
+        if not before or math.log(pixels / before) > room * (len(label) + len(shown[before]) + 2) / 2:
+            shown[pixels] = label
+    axes.xaxis.set_major_locator(FixedLocator(list(shown)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(list(shown), list(shown.values()))
+    axes.set_xlabel("side of a square image, or width × height [px]; axis in pixels, logarithmic")
+    if is_narrow(width_inches):
+        axes.set_xlabel("image size [px], logarithmic in pixels")
+
+
+def lightness(colour: Sequence[float]) -> float:
+    """Perceived, from 0 to 1 (weights of ITU-R BT.601), of red, green and blue."""
+    return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+
+
+def save(drawn: Figure, title: str, stem: Path) -> None:
+    """Write `stem.svg` and `stem.png`, light, with a background and a title: a file goes about without its page."""
+    with style():
+        drawn.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+        drawn.savefig(stem.with_suffix(".svg"), facecolor=PAPER, metadata={"Date": None, "Creator": "goghmark"})
+        drawn.savefig(stem.with_suffix(".png"), facecolor=PAPER, dpi=_PNG_DOTS_PER_INCH)
+
+
+def for_page(drawn: Figure, name: str, title: str) -> str:
+    """The drawing as an element of the page: in its colours and fonts, with ids that no other drawing has."""
+    text = io.StringIO()
+    with style():
+        drawn.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<defs>\s*<style type="text/css">.*?</style>\s*</defs>\s*', "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", svg, count=1)
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)
+    shown = r'id="shown\|([^|"]*)\|([^|"]*)\|([^|"]*)"'
+    svg = re.sub(shown, r'data-place="\1" data-model="\2" data-status="\3"', svg)
+    svg = re.sub(r' id="[a-z0-9.]+_\d+"', "", svg)  # of groups, which nothing refers to
+    svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    svg = svg.replace("font-family: 'DejaVu Sans'", "font-family: inherit").replace("'DejaVu Sans'", "var(--sans)")
+    svg = re.sub(r"\s*\n\s*", " ", svg)
+    for colour, variable in _PAGE_COLOURS.items():
+        svg = svg.replace(colour, variable)
+    return svg

@@ -1,0 +1,1 @@
+"""Iterations whose work several ranks share."""

@@ -1,0 +1,173 @@
+"""The order of numbers in memory: channels last is what convolution kernels for CPUs and tensor cores work in.
+
+Floating-point precision of an iteration, as an axis that crosses with everything else.
+
+Content and style loss of neural style generation (Gatys, Ecker & Bethge 2016, "Image Style Transfer Using
+Convolutional Neural Networks", section 2). Features have shape (1, channels, height, width).
+
+The loss of an image and its gradient, computed the plain way: whole image, autograd, nothing clever.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from models.network import StyleNetwork
+
+_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@contextlib.contextmanager
+def arithmetic(precision: str, device_type: str) -> Iterator[None]:
+    """Run what is inside with `precision`: the backends' float32 products and torch's autocast are set for it.
+
+    float32 means float32: cuDNN's default of TF32 inside convolutions is switched off.
+    """
+    tf32 = precision == "tf32"
+    products = "tf32" if tf32 else "ieee"
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
+    before = [backend.fp32_precision for backend in backends]
+    for backend in backends:
+        backend.fp32_precision = products
+    try:
+        if precision in _AUTOCAST:
+            with torch.autocast(device_type, dtype=_AUTOCAST[precision]):
+                yield
+        else:
+            yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.fp32_precision = value
+
+
+def loss_scale(precision: str, pixels: int) -> float:
+    """What to multiply the loss with before the backward pass (Micikevicius et al. 2018, section 3.2).
+
+    The losses are means over positions, so gradients shrink with the number of pixels and leave float16's range
+    (6e-8) from about 512 px on. The nearest power of two undoes that and rounds nothing.
+    """
+    return 2.0 ** (pixels.bit_length() - 1) if precision == "float16" else 1.0
+
+
+def gram_matrix(features: Tensor) -> Tensor:
+    """Correlation of feature maps, divided by the number of positions; shape (channels, channels).
+
+    Equation 3 of the paper divided by its M: a target from a picture of another size stays comparable, and
+    float16 features cannot overflow the sum. Equation 4 then loses its 1/M^2, so the loss is the paper's.
+    """
+    flat = features.flatten(2).squeeze(0)
+    return flat @ flat.T / flat.shape[1]
+
+
+def style_loss(gram: Tensor, target: Tensor) -> Tensor:
+    """E_l, equation 4: squared difference of Gram matrices over (2 x channels)^2; shape ()."""
+    return (gram - target).square().sum() / (2 * gram.shape[0]) ** 2
+
+
+def content_loss(features: Tensor, target: Tensor) -> Tensor:
+    """Half the mean squared difference of features; shape ().
+
+    Departure from equation 1, which sums: the balance of content and style then depends on the image's size.
+    """
+    return (features - target).square().mean() / 2
+
+
+def full_precision(features: Tensor) -> Tensor:
+    """Features in at least float32: sums over a million positions have no business in 8 bits of mantissa."""
+    return features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
+
+
+class Objective(Protocol):
+    """What an optimiser minimises. Every strategy is one, and all compute the same numbers."""
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Loss at `image`, detached, shape (); afterwards `image.grad` holds the gradient, shape of the image."""
+        ...
+
+
+@dataclass(frozen=True)
+class StyleTask:
+    """All that defines the loss, and the price. Images have shape (1, 3, height, width), in [0, 1].
+
+    Attributes:
+        tile_px: side of the tiles of strategies that have any; 0 leaves it to them.
+    """
+
+    network: StyleNetwork
+    content: Tensor
+    style: Tensor
+    precision: str = "float32"
+    tile_px: int = 0
+
+
+class PlainObjective:
+    """The formulation of the paper, differentiated by autograd."""
+
+    def __init__(self, task: StyleTask) -> None:
+        self._network = network = task.network
+        self._precision = task.precision
+        self._mean, self._std = (
+            task.content.new_tensor(values).view(1, 3, 1, 1) for values in (network.mean, network.std)
+        )
+        with torch.no_grad(), arithmetic(task.precision, task.content.device.type):
+            self._content_target = full_precision(self._features(task.content)[network.content_layer])
+            style = self._features(task.style)
+            with torch.autocast(task.content.device.type, enabled=False):
+                self._gram_targets = {name: gram_matrix(full_precision(style[name])) for name in network.style_layers}
+
+    def __call__(self, image: Tensor) -> Tensor:
+        image.grad = None
+        with arithmetic(self._precision, image.device.type):
+            loss = self.loss(image)
+            scale = loss_scale(self._precision, image[0, 0].numel())
+            (loss * scale).backward()
+        if scale != 1.0 and image.grad is not None:
+            image.grad /= scale
+        return loss.detach()
+
+    def loss(self, image: Tensor) -> Tensor:
+        """Loss at `image` with its autograd graph, shape (); the caller chooses the arithmetic."""
+        features = self._features(image)
+        terms = [self._loss_at(name, features[name]) for name in features]
+        return torch.stack(terms).sum()
+
+    def _loss_at(self, name: str, features: Tensor) -> Tensor:
+        """What the losses that look at layer `name` make of its features, shape ()."""
+        network = self._network
+        # In full precision whatever the convolutions run in.
+        with torch.autocast(features.device.type, enabled=False):
+            exact = full_precision(features)
+            loss = exact.new_zeros(())
+            if name == network.content_layer:
+                loss = loss + network.content_weight * content_loss(exact, self._content_target)
+            if name in network.style_layers:
+                weight = network.style_weight * network.style_layers[name]
+                loss = loss + weight * style_loss(self._gram(exact), self._gram_targets[name])
+        return loss
+
+    def _gram(self, features: Tensor) -> Tensor:
+        return gram_matrix(features)
+
+    def _normalised(self, image: Tensor) -> Tensor:
+        return (image - self._mean) / self._std
+
+    def _features(self, image: Tensor) -> dict[str, Tensor]:
+        taps, features = {}, self._normalised(image)
+        for name, layer in self._network.layers.named_children():
+            features = layer(features)
+            if name in self._network.taps:
+                taps[name] = features
+        return taps
+
+
+def lay_out_channels_last(network: StyleNetwork) -> None:
+    """Reorder the frozen weights, layer by layer, so that no second copy of all of them is ever alive."""
+    for layer in network.layers.modules():
+        if isinstance(layer, nn.Conv2d):
+            # Not by Module.to: that swaps tensors, which fake ones refuse.
+            weight = layer.weight.detach().contiguous(memory_format=torch.channels_last)
+            layer.weight = nn.Parameter(weight, requires_grad=False)

@@ -1,0 +1,61 @@
+"""Training over ranks that are real processes, against training with all of their images in one."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from models.steps.classify import Training
+from models.steps.distributed.data_parallel import DataParallelTraining
+from models.workload import Workload
+from tests.models.ranks import in_ranks
+
+WORKLOAD = Workload(
+    "models.steps.distributed.data_parallel:DataParallelTraining",
+    "models.classifiers:basic_cnn",
+    "cpu",
+    32,
+    32,
+    batch=2,
+    seed=5,
+)
+ITERATIONS = 3
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def train(workload, silently=False):
+    """In a rank: its images and labels, the weights after some iterations, and what it says that it sends."""
+    step = DataParallelTraining(workload)
+    for _ in range(ITERATIONS):
+        step.without_communication() if silently else step()
+    weights = torch.cat([weight.detach().flatten() for weight in step._parallel.module.parameters()])
+    return step._images, step._labels, weights, step.communication_bytes_per_iteration
+
+
+def distance(one, other):
+    return float((one - other).norm() / other.norm())
+
+
+def test_ranks_learn_what_one_learns_from_all_their_images():
+    (images, labels, weights, sent_bytes), (others, other_labels, other_weights, _) = in_ranks(2, train, WORKLOAD)
+    assert distance(images, others) > 1  # each has its own
+    assert torch.equal(weights, other_weights)
+    alone = Training(dataclasses.replace(WORKLOAD, batch=4))
+    alone._images, alone._labels = torch.cat([images, others]), torch.cat([labels, other_labels])
+    for _ in range(ITERATIONS):
+        alone()
+    expected = torch.cat([weight.detach().flatten() for weight in alone._network.parameters()])
+    assert distance(weights, expected) < 1e-12
+    assert sent_bytes == 8 * weights.numel()  # of two ranks, each sends half of it twice
+
+
+def test_without_communication_each_rank_learns_from_its_own_images():
+    (_, _, weights, _), (_, _, others, _) = in_ranks(2, train, WORKLOAD, True)
+    assert 0 < distance(weights, others) < 1

@@ -1,0 +1,163 @@
+import ctypes
+import dataclasses
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from models import weights
+from models.api import STRATEGIES as NAMES
+from models.errors import Unsupported
+from models.nin import nin
+from models.steps import strategies
+from models.steps.objectives import PlainObjective, StyleTask, gram_matrix
+from models.steps.strategies import STRATEGIES, GramMatrix
+from models.steps.style import gradient_deviation
+from models.vgg import vgg16
+from models.workload import Workload
+from tests.paths import ROOT as SUITE
+
+
+def task_of(factory, height=65, width=79, dtype=torch.float64):
+    network = factory()
+    weights.load(network, "random", torch.device("cpu"))
+    network.layers.to(dtype)
+    generator = torch.Generator().manual_seed(3)
+    content, style = (torch.rand(1, 3, height, width, dtype=dtype, generator=generator) for _ in range(2))
+    return StyleTask(network, content, style)
+
+
+def gradient(objective, image):
+    image = image.clone().requires_grad_()
+    loss = objective(image)
+    return loss, image.grad
+
+
+def test_the_names_that_can_be_asked_for_are_those_that_there_are():
+    assert set(NAMES) == set(STRATEGIES)
+
+
+# What a compiler makes is tested by itself: it takes a minute.
+@pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - {"plain", "compiled"}))
+@pytest.mark.parametrize("factory", [vgg16, nin])
+def test_every_strategy_has_the_loss_and_gradient_of_plain(strategy, factory):
+    task = task_of(factory)
+    image = task.style.flip(2)
+    expected_loss, expected = gradient(PlainObjective(task), image)
+    loss, found = gradient(STRATEGIES[strategy](task), image)
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-12, atol=0)
+    assert (found - expected).norm() / expected.norm() < 1e-12
+
+
+def test_checkpointing_keeps_less_than_half_for_the_backward_pass():
+    def kept_bytes(objective, image):
+        sizes = {}
+
+        def pack(tensor):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = objective.loss(image)
+        del loss
+        return sum(sizes.values())
+
+    task = task_of(vgg16, dtype=torch.float32)
+    image = task.content.clone().requires_grad_()
+    plain, checkpointed = (STRATEGIES[name](task) for name in ("plain", "checkpointed"))
+    assert kept_bytes(checkpointed, image) < kept_bytes(plain, image) / 2
+
+
+def test_the_gram_matrix_of_one_product_has_the_gradient_of_a_symmetric_loss():
+    features = torch.rand(1, 5, 4, 3, dtype=torch.float64)
+    target = gram_matrix(torch.rand(1, 5, 6, 2, dtype=torch.float64))
+    ours, theirs = (features.clone().requires_grad_() for _ in range(2))
+    (GramMatrix.apply(ours) - target).square().sum().backward()
+    (gram_matrix(theirs) - target).square().sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-12, atol=1e-16)
+
+
+def test_compiling_is_timed_apart_from_what_it_makes(monkeypatch):
+    class Slow:
+        """Stands for the compiler: its first call takes long."""
+
+        def __init__(self, function):
+            self._function, self._compiled = function, False
+
+        def __call__(self, image):
+            if not self._compiled:
+                self._compiled = True
+                time.sleep(0.3)
+            return self._function(image)
+
+    monkeypatch.setattr(strategies.torch, "compile", lambda function, dynamic: Slow(function))
+    objective = strategies.CompiledObjective(task_of(nin, 64, 64, torch.float32))
+    assert objective.compile_seconds is None
+    objective(torch.rand(1, 3, 64, 64).requires_grad_())
+    assert 0.1 < objective.compile_seconds < 0.6
+
+
+def test_a_compiler_that_is_not_there_is_said_in_one_sentence(monkeypatch):
+    def compiler(function, dynamic):
+        def fails(image):
+            from torch._inductor.exc import InvalidCxxCompiler
+
+            raise InvalidCxxCompiler
+
+        return fails
+
+    monkeypatch.setattr(strategies.torch, "compile", compiler)
+    objective = strategies.CompiledObjective(task_of(nin, 64, 64, torch.float32))
+    with pytest.raises(Unsupported, match=r"torch\.compile does not work here .* use another --strategy"):
+        objective(torch.rand(1, 3, 64, 64).requires_grad_())
+
+
+def test_an_error_of_the_step_itself_is_not_laid_on_the_compiler(monkeypatch):
+    def compiler(function, dynamic):
+        def fails(image):
+            raise MemoryError
+
+        return fails
+
+    monkeypatch.setattr(strategies.torch, "compile", compiler)
+    objective = strategies.CompiledObjective(task_of(nin, 64, 64, torch.float32))
+    with pytest.raises(MemoryError):
+        objective(torch.rand(1, 3, 64, 64).requires_grad_())
+
+
+def workload(**further):
+    return Workload("models.steps.style:StyleIteration", "models.nin:nin", "cpu", 512, 512, **further)
+
+
+def test_the_gradient_deviates_by_what_the_precision_rounds():
+    pictures = {name: str(SUITE / "fixtures" / "pictures" / f"{name}.jpg") for name in ("content", "style")}
+    plain = workload(**pictures)
+    assert 1e-9 < gradient_deviation(plain) < 1e-5
+    assert 1e-9 < gradient_deviation(dataclasses.replace(plain, strategy="streamed", tile_px=64)) < 1e-5
+    assert 1e-4 < gradient_deviation(dataclasses.replace(plain, precision="bfloat16")) < 0.5
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
+def test_kept_memory_is_not_faulted_in_again():
+    program = """
+import resource, torch
+from models.steps.malloc import keep_freed_memory, keep_small_blocks
+
+def once():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(50_000_000, dtype=torch.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def faults():  # the first blocks have yet to find their places in the heap
+    return min(once() for _ in range(8))
+
+keep_freed_memory()
+kept = faults()
+keep_small_blocks(2**20)
+print(kept, faults())
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=SUITE, capture_output=True, text=True, check=True)
+    kept, returned = map(int, done.stdout.split())
+    assert kept < returned / 10 or returned < 100  # where huge pages make few faults of it, there is nothing to see

@@ -1,0 +1,155 @@
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from models import weights
+from models.errors import InputError
+from models.network import StyleNetwork
+from models.nin import nin
+from models.steps.objectives import PlainObjective, StyleTask
+from models.steps.strategies import ChannelsLastObjective
+from models.steps.tiling.blocks import blocks_of
+from models.steps.tiling.streamed import StreamedObjective
+from models.vgg import vgg16, vgg19
+
+NETWORKS = {"vgg16": vgg16, "vgg19": vgg19, "nin": nin}
+
+
+def with_average_pools(network):
+    for name, layer in network.layers.named_children():
+        if isinstance(layer, nn.MaxPool2d):
+            pool = nn.AvgPool2d(layer.kernel_size, layer.stride, layer.padding, layer.ceil_mode)
+            setattr(network.layers, name, pool)
+    return network
+
+
+def tiny(*layers, style=("0",), content="0"):
+    return StyleNetwork(nn.Sequential(*layers), content_layer=content, style_layers=dict.fromkeys(style, 0.5))
+
+
+def task_of(network, height, width, dtype=torch.float64, **further):
+    weights.load(network, "random", torch.device("cpu"))
+    network.layers.to(dtype)
+    generator = torch.Generator().manual_seed(3)
+    content, style = (torch.rand(1, 3, height, width, dtype=dtype, generator=generator) for _ in range(2))
+    return StyleTask(network, content, style, **further)
+
+
+def deviations(task):
+    """Relative deviation of loss and gradient of `streamed` from those of `plain`."""
+    image = torch.rand(task.content.shape, dtype=task.content.dtype, generator=torch.Generator().manual_seed(4))
+    plain, streamed = image.clone().requires_grad_(), image.clone().requires_grad_()
+    expected = PlainObjective(task)(plain)
+    found = StreamedObjective(task)(streamed)
+    distance = (streamed.grad - plain.grad).norm() / plain.grad.norm()
+    return abs(found / expected - 1).item(), distance.item()
+
+
+@pytest.mark.parametrize("model", ["nin", *(pytest.param(name, marks=pytest.mark.slow) for name in ("vgg16", "vgg19"))])
+def test_an_odd_picture_with_the_chosen_tile_is_exact(model):
+    loss, gradient = deviations(task_of(NETWORKS[model](), 257, 391))
+    assert max(loss, gradient) < 1e-12
+
+
+@pytest.mark.parametrize("pooling", ["max", "average"])
+@pytest.mark.parametrize(("height", "width", "tile_px"), [(64, 64, 0), (83, 61, 64), (49, 71, 16)])
+@pytest.mark.parametrize("model", NETWORKS)
+def test_loss_and_gradient_are_those_of_plain(model, height, width, tile_px, pooling):
+    network = NETWORKS[model]()
+    task = task_of(with_average_pools(network) if pooling == "average" else network, height, width, tile_px=tile_px)
+    loss, gradient = deviations(task)
+    assert loss < 1e-12
+    assert gradient < 1e-12
+
+
+def test_the_smallest_tile_of_one_position_is_exact():
+    network = tiny(
+        nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(5, 9, 3, padding=1), nn.ReLU(),
+        style=("1", "4"), content="3",
+    )  # fmt: skip
+    assert max(deviations(task_of(network, 11, 14, tile_px=1))) < 1e-12
+
+
+CHAINS = {
+    "strides that leave the border unread": (nn.Conv2d(3, 8, 3, stride=3), nn.ReLU(), nn.Conv2d(8, 6, 4, stride=2)),
+    "a stride larger than the kernel": (nn.Conv2d(3, 8, 1, stride=3), nn.ReLU(), nn.Conv2d(8, 4, 3)),
+    "unequal kernels, strides and paddings": (
+        nn.Conv2d(3, 7, (3, 5), (2, 1), (0, 3)), nn.ReLU(), nn.MaxPool2d((3, 2), (1, 2), (1, 0)), nn.Conv2d(7, 5, 2),
+    ),
+    "dilation and groups": (nn.Conv2d(3, 6, 3, dilation=2, padding="same"), nn.ReLU(), nn.Conv2d(6, 6, 3, groups=3)),
+    "a padded, overlapping max pool that rounds up": (
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(3, 2, 1, ceil_mode=True), nn.Conv2d(8, 9, 3), nn.ReLU(),
+    ),
+    "a padded average pool that rounds up": (
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AvgPool2d(3, 2, 1, ceil_mode=True), nn.ReLU(), nn.Conv2d(8, 9, 3),
+    ),
+    "an average pool that does not count padding": (
+        nn.Conv2d(3, 8, 3), nn.AvgPool2d(2, 2, 1, count_include_pad=False), nn.Conv2d(8, 9, 3),
+    ),
+    "an average pool with a divisor": (nn.Conv2d(3, 8, 3), nn.AvgPool2d(2, divisor_override=3), nn.Conv2d(8, 9, 3)),
+    "a loss at a pool": (nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2)),
+    "a pool to begin with": (nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(3, 8, 3)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("tile_px", [0, 5])
+@pytest.mark.parametrize("chain", CHAINS)
+def test_any_chain_of_convolutions_and_pools_is_exact(chain, tile_px):
+    network = tiny(*CHAINS[chain], style=("0", str(len(CHAINS[chain]) - 1)), content="1")
+    assert max(deviations(task_of(network, 23, 30, tile_px=tile_px))) < 1e-12
+
+
+def test_float32_stays_within_rounding_of_the_same_layout():
+    # Another order of sums flips a ReLU here and there: plain and channels_last differ by more than this.
+    task = task_of(vgg16(), 64, 80, torch.float32, tile_px=32)
+    images = [task.style.flip(3).clone().requires_grad_() for _ in range(2)]
+    for objective, image in zip((ChannelsLastObjective, StreamedObjective), images, strict=True):
+        objective(task)(image)
+    assert (images[1].grad - images[0].grad).norm() / images[0].grad.norm() < 1e-5
+
+
+def test_bfloat16_is_as_far_from_plain_as_bfloat16_is_from_float32():
+    task = task_of(nin(), 96, 80, torch.float32)
+    rounded = dataclasses.replace(task, precision="bfloat16")
+    images = [task.content.flip(3).clone().requires_grad_() for _ in range(3)]
+    PlainObjective(task)(images[0])
+    PlainObjective(rounded)(images[1])
+    StreamedObjective(rounded)(images[2])
+    exact, plain, streamed = (image.grad for image in images)
+    assert (streamed - exact).norm() < 2 * (plain - exact).norm()
+
+
+def test_the_loss_scale_of_float16_does_not_stay_in_the_gradient(monkeypatch):
+    monkeypatch.setattr("models.steps.tiling.streamed.loss_scale", lambda precision, pixels: 4096.0)
+    assert deviations(task_of(nin(), 64, 64))[1] < 1e-12
+
+
+def test_two_calls_give_the_same_gradient_and_every_tile_is_told_of():
+    task = task_of(nin(), 64, 96, torch.float32, tile_px=32)
+    objective, told, gradients = StreamedObjective(task), [], []
+    objective.progress = lambda done, every: told.append((done, every))
+    image = task.style.clone().requires_grad_()
+    for _ in range(2):
+        objective(image)
+        gradients.append(image.grad)
+    assert torch.equal(*gradients)
+    every = told[0][1]
+    assert told == [(done, every) for done in range(1, every + 1)] * 2
+
+
+def test_nan_reaches_the_loss():
+    task = task_of(nin(), 64, 64, torch.float32)
+    objective, image = StreamedObjective(task), task.content.clone()
+    image[0, 1, 30, 30] = float("nan")
+    assert objective(image.requires_grad_()).isnan()
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(2), nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")]
+)
+def test_a_layer_that_has_no_tiles_is_named(layer):
+    network = tiny(nn.Conv2d(3, 8, 3), layer, style=("1",))
+    with pytest.raises(InputError, match=r"layer '1' .*cannot be computed tile by tile"):
+        blocks_of(network, 32, 32)
