@@ -23,6 +23,7 @@ from benchmarks import test_scaling
 from benchmarks.cli import parser_of, spoken
 from fixtures import parsing
 from fixtures.host import threads_of_rank
+from fixtures.marker import Matrix
 from fixtures.options import PICTURES
 from fixtures.progress.events import unheard
 from fixtures.records.recorder import Recorder, commit_facts
@@ -61,11 +62,15 @@ class Question:
         if "WORLD_SIZE" not in os.environ:
             raise InputError("this is run by torchrun, as --help shows; on one machine, pytest can do without it")
         self._asked = asked
-        self._marker = marker = marker_of(asked.benchmark)
-        catalog = api.CLASSIFIERS if marker.get("catalog") == "classifiers" else api.STYLE_NETWORKS
-        name = parsing.named("--model", asked.model or marker["model"][0], parsing.one_of("model", catalog))
+        self._matrix = matrix = matrix_of(asked.benchmark)
+        assert matrix.scaling is not None, "each benchmark of test_scaling says what its ranks share"
+        assert matrix.model is not None, "and what it is run with where nothing else is asked for"
+        assert matrix.resolution is not None, "as above"
+        self._scaling = matrix.scaling
+        catalog = api.CLASSIFIERS if matrix.catalog == "classifiers" else api.STYLE_NETWORKS
+        name = parsing.named("--model", asked.model or matrix.model[0], parsing.one_of("model", catalog))
         self._factory = catalog[name]
-        image = parsing.named("--resolution", asked.resolution or str(marker["resolution"][0]), parsing.resolution)
+        image = parsing.named("--resolution", asked.resolution or str(matrix.resolution[0]), parsing.resolution)
         self._cell = Cell(
             f"test_{asked.benchmark}",
             asked.device,
@@ -75,12 +80,12 @@ class Question:
             image.height,
             optimizer=asked.optimizer,
             precision=asked.precision,
-            strategy=marker.get("fixed", {}).get("strategy", "plain"),
-            batch=asked.batch or marker.get("batch", (1,))[0],
-            mode=marker.get("fixed", {}).get("mode", ""),
+            strategy=matrix.fixed.get("strategy", "plain"),
+            batch=asked.batch or (matrix.batch or (1,))[0],
+            mode=matrix.fixed.get("mode", ""),
             ranks=int(os.environ["WORLD_SIZE"]),
         )
-        if marker["ranks"] == "strong" and self._cell.batch % self._cell.ranks:
+        if self._scaling == "strong" and self._cell.batch % self._cell.ranks:
             raise InputError(
                 f"a batch of {self._cell.batch} cannot be divided among {self._cell.ranks} ranks;"
                 f" give --batch=N with a multiple of {self._cell.ranks}"
@@ -95,9 +100,8 @@ class Question:
         told = run_launched(self._orders(threads), unheard)
         if os.environ["RANK"] != "0":
             return None
-        scaling = self._marker["ranks"]
         nothing = Failure("error", "build", "not run")
-        outcome = Outcome(self._cell, nothing, details={"scaling": scaling, "threads_per_rank": threads})
+        outcome = Outcome(self._cell, nothing, details={"scaling": self._scaling, "threads_per_rank": threads})
         outcome = detailed(concluded(outcome, told))
         machines = {
             rank["host"]: rank["machine"] for rank in told.get("measured", {}).get("ranks", ()) if rank["machine"]
@@ -108,9 +112,9 @@ class Question:
     def _orders(self, threads: int) -> dict[str, Any]:
         asked, cell = self._asked, self._cell
         workload = {
-            "step": self._marker["step"],
+            "step": self._matrix.step,
             "model": self._factory,
-            "batch": batch_of_rank(cell, self._marker["ranks"]),
+            "batch": batch_of_rank(cell, self._scaling),
             "weights": asked.weights,
             "content": asked.content,
             "style": asked.style,
@@ -151,10 +155,10 @@ def detailed(outcome: Outcome) -> Outcome:
     return dataclasses.replace(outcome, details={**outcome.details, **gains})
 
 
-def marker_of(benchmark: str) -> dict[str, Any]:
+def matrix_of(benchmark: str) -> Matrix:
     """What a benchmark of test_scaling says of itself."""
-    (mark,) = (mark for mark in getattr(test_scaling, f"test_{benchmark}").pytestmark if mark.name == "matrix")
-    return dict(mark.kwargs)
+    (mark,) = (mark for mark in vars(test_scaling)[f"test_{benchmark}"].pytestmark if mark.name == "matrix")
+    return Matrix.from_mark(mark, benchmark)
 
 
 def benchmarks() -> list[str]:

@@ -17,7 +17,7 @@ from fixtures.schema import Cell
 
 
 @pytest.mark.matrix(
-    step="models.steps.classify:classify",
+    step="classify",
     catalog="classifiers",
     model=("alexnet", "googlenet", "resnet50", "vgg16", "nin", "basic_cnn"),
     resolution=(224,),
@@ -25,7 +25,7 @@ from fixtures.schema import Cell
     mode=("forward", "training"),
     without=("optimizer", "strategy"),
     # Two cores take minutes for a few iterations of these.
-    unasked=({"batch": 64}, {"model": "vgg16", "batch": 8, "mode": "training"}),
+    cpu_opt_in=({"batch": 64}, {"model": "vgg16", "batch": 8, "mode": "training"}),
 )
 def test_classification(cell: Cell, measure: Measure) -> None:
     measure(cell)

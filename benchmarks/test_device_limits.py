@@ -20,7 +20,7 @@ WITHOUT = ("model", "resolution", "optimizer", "strategy", "precision")
 
 
 @pytest.mark.matrix(
-    step="models.steps.device_limits:Copy",
+    step="copy",
     fixed={"model": "copy"},
     size=("256KiB", "1MiB", "4MiB", "16MiB", "64MiB", "512MiB"),
     without=WITHOUT,
@@ -30,20 +30,20 @@ def test_copy(cell: Cell, measure: Measure) -> None:
 
 
 @pytest.mark.matrix(
-    step="models.steps.device_limits:Product",
+    step="matrix_product",
     fixed={"model": "matmul"},
     size=("1024square", "4096square", "8192square"),
     precision=("float32", "tf32", "bfloat16", "float16"),
     without=("model", "resolution", "optimizer", "strategy"),
     # Two cores take seconds for each.
-    unasked=({"size": "8192square"},),
+    cpu_opt_in=({"size": "8192square"},),
 )
 def test_product(cell: Cell, measure: Measure) -> None:
     measure(cell)
 
 
 @pytest.mark.matrix(
-    step="models.steps.device_limits:Convolution",
+    step="convolution",
     fixed={"model": "convolution"},
     size=("128square",),
     precision=("float32", "tf32", "bfloat16", "float16"),
@@ -57,58 +57,56 @@ TRANSFER_SIZES = ("64KiB", "1MiB", "16MiB", "256MiB")
 
 
 @pytest.mark.matrix(
-    step="models.steps.device_limits:Transfer",
+    step="transfer",
     fixed={"model": "upload_pageable"},
     size=TRANSFER_SIZES,
     without=WITHOUT,
-    accelerators=True,
+    accelerator_only=True,
 )
 def test_upload_pageable(cell: Cell, measure: Measure) -> None:
     measure(cell)
 
 
 @pytest.mark.matrix(
-    step="models.steps.device_limits:Transfer",
+    step="transfer",
     fixed={"model": "upload_pinned"},
     size=TRANSFER_SIZES,
     without=WITHOUT,
-    accelerators=True,
+    accelerator_only=True,
 )
 def test_upload_pinned(cell: Cell, measure: Measure) -> None:
     measure(cell)
 
 
 @pytest.mark.matrix(
-    step="models.steps.device_limits:Transfer",
+    step="transfer",
     fixed={"model": "download_pageable"},
     size=TRANSFER_SIZES,
     without=WITHOUT,
-    accelerators=True,
+    accelerator_only=True,
 )
 def test_download_pageable(cell: Cell, measure: Measure) -> None:
     measure(cell)
 
 
 @pytest.mark.matrix(
-    step="models.steps.device_limits:Transfer",
+    step="transfer",
     fixed={"model": "download_pinned"},
     size=TRANSFER_SIZES,
     without=WITHOUT,
-    accelerators=True,
+    accelerator_only=True,
 )
 def test_download_pinned(cell: Cell, measure: Measure) -> None:
     measure(cell)
 
 
-@pytest.mark.matrix(
-    step="models.steps.device_limits:Launch", fixed={"model": "launch"}, size=("1calls", "1000calls"), without=WITHOUT
-)
+@pytest.mark.matrix(step="launch", fixed={"model": "launch"}, size=("1calls", "1000calls"), without=WITHOUT)
 def test_launch(cell: Cell, measure: Measure) -> None:
     measure(cell)
 
 
 @pytest.mark.matrix(
-    step="models.steps.device_limits:Elements",
+    step="elements",
     fixed={"model": "elements"},
     size=tuple(f"{2**power}elements" for power in range(10, 26, 3)),
     without=WITHOUT,
@@ -118,11 +116,11 @@ def test_elements_in_flight(cell: Cell, measure: Measure) -> None:
 
 
 @pytest.mark.matrix(
-    step="models.steps.device_limits:Images",
+    step="images",
     fixed={"model": "images"},
     size=("1images", "4images", "16images", "64images", "256images", "1024images"),
     without=WITHOUT,
-    unasked=({"size": "64images"}, {"size": "256images"}, {"size": "1024images"}),
+    cpu_opt_in=({"size": "64images"}, {"size": "256images"}, {"size": "1024images"}),
 )
 def test_images_in_flight(cell: Cell, measure: Measure) -> None:
     measure(cell)

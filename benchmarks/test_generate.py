@@ -20,6 +20,6 @@ from fixtures.generate import Generate
 from fixtures.schema import Cell
 
 
-@pytest.mark.matrix(step="models.steps.generation:Generation", model=("vgg19",), resolution=(512,))
+@pytest.mark.matrix(step="generation", model=("vgg19",), resolution=(512,))
 def test_generate(cell: Cell, generate: Generate) -> None:
     generate(cell)

@@ -18,7 +18,7 @@ from fixtures.summaries.classification import worker_counts
 
 
 @pytest.mark.matrix(
-    step="models.steps.input_pipeline:PictureInput",
+    step="input_pipeline",
     fixed={"model": "jpeg", "batch": 16},
     resolution=(224,),
     size=worker_counts(),

@@ -17,7 +17,7 @@ from fixtures.search import Largest
 
 @pytest.mark.search
 @pytest.mark.matrix(
-    step="models.steps.classify:classify",
+    step="classify",
     catalog="classifiers",
     model=("alexnet", "googlenet", "resnet50", "vgg16", "nin", "basic_cnn"),
     resolution=(224,),

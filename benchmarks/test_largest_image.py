@@ -18,6 +18,6 @@ from fixtures.search import Largest
 
 
 @pytest.mark.search
-@pytest.mark.matrix(step="models.steps.style:StyleIteration", model=("vgg19", "nin"), without=("resolution",))
+@pytest.mark.matrix(step="style_iteration", model=("vgg19", "nin"), without=("resolution",))
 def test_largest_image(cell: Cell, largest_image: Largest) -> None:
     largest_image(cell)

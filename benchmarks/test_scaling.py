@@ -18,7 +18,7 @@ from fixtures.schema import Cell
 
 # Small enough for two cores to end in a minute: 16 images of 224 px would take them four times as long.
 TRAINING = {
-    "step": "models.steps.distributed.data_parallel:DataParallelTraining",
+    "step": "data_parallel_training",
     "catalog": "classifiers",
     "model": ("resnet50",),
     "resolution": (112,),
@@ -28,19 +28,19 @@ TRAINING = {
 }
 
 
-@pytest.mark.matrix(ranks="weak", **TRAINING)
+@pytest.mark.matrix(scaling="weak", **TRAINING)
 def test_data_parallel_weak(cell: Cell, measure_group: MeasureGroup) -> None:
     measure_group(cell)
 
 
-@pytest.mark.matrix(ranks="strong", **TRAINING)
+@pytest.mark.matrix(scaling="strong", **TRAINING)
 def test_data_parallel_strong(cell: Cell, measure_group: MeasureGroup) -> None:
     measure_group(cell)
 
 
 @pytest.mark.matrix(
-    ranks="image",
-    step="models.steps.distributed.sharded:ShardedStyleIteration",
+    scaling="image",
+    step="sharded_style_iteration",
     model=("vgg19",),
     resolution=(1024,),
     fixed={"strategy": "tiled"},

@@ -14,8 +14,6 @@ from fixtures.measure import Measure
 from fixtures.schema import Cell
 
 
-@pytest.mark.matrix(
-    step="models.steps.style:StyleIteration", model=("vgg19", "nin"), resolution=(64, 128, 256, 512, 1024)
-)
+@pytest.mark.matrix(step="style_iteration", model=("vgg19", "nin"), resolution=(64, 128, 256, 512, 1024))
 def test_style_iteration(cell: Cell, measure: Measure) -> None:
     measure(cell)

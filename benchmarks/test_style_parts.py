@@ -16,11 +16,11 @@ from fixtures.schema import Cell
 AXES = {"model": ("vgg19", "nin"), "resolution": (256,), "without": ("optimizer", "strategy")}
 
 
-@pytest.mark.matrix(step="models.steps.style:StyleForward", **AXES)
+@pytest.mark.matrix(step="style_forward", **AXES)
 def test_forward(cell: Cell, measure: Measure) -> None:
     measure(cell)
 
 
-@pytest.mark.matrix(step="models.steps.style:StyleForwardBackward", **AXES)
+@pytest.mark.matrix(step="style_forward_backward", **AXES)
 def test_forward_backward(cell: Cell, measure: Measure) -> None:
     measure(cell)

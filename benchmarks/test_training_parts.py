@@ -15,15 +15,15 @@ from fixtures.schema import Cell
 
 
 @pytest.mark.matrix(
-    step="models.steps.classify:classify",
+    step="classify",
     catalog="classifiers",
     model=("resnet50", "basic_cnn"),
     resolution=(224,),
     batch=(8, 64),
     fixed={"mode": "training"},
     without=("optimizer", "strategy"),
-    unasked=({"batch": 64},),
-    parts=True,
+    cpu_opt_in=({"batch": 64},),
+    time_parts=True,
 )
 def test_training_parts(cell: Cell, measure: Measure) -> None:
     measure(cell)

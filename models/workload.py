@@ -12,11 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
+from models.api import STEPS
 from models.errors import InputError
 
 
+@runtime_checkable
 class Step(Protocol):
     """One timed unit of work. Calling it starts one iteration, and returns nothing that could stay alive."""
 
@@ -41,7 +43,7 @@ class Workload:
     """What a step works on.
 
     Attributes:
-        step: reference of the step's class, e.g. `models.steps.style:StyleIteration`.
+        step: key of `models.api.STEPS`, or a reference of the step's class, `package.module:Class`.
         model: reference of the factory of the network.
         device: as torch writes it, `cpu` or `cuda:0`.
         width, height: of the image, in pixels.
@@ -88,7 +90,7 @@ def build(workload: Workload) -> Step:
     Raises:
         InputError: the workload names something that cannot be had.
     """
-    step: Step = resolve(workload.step)(workload)
+    step: Step = resolve(STEPS.get(workload.step, workload.step))(workload)
     return step
 
 
