@@ -37,51 +37,51 @@ from models.errors import InputError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Be one rank of the cell; bad input ends with status 2 and one sentence."""
-    asked = _parser().parse_args(arguments)
+    options = _parser().parse_args(arguments)
     try:
-        question = Question(asked)
+        cell = GroupCell(options)
     except InputError as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"ranks: {error}", file=sys.stderr)
         return 2
-    outcome = question.outcome()
+    outcome = cell.outcome()
     if outcome is None:  # another rank speaks for all
         return 0
-    print(said_of(outcome), flush=True)
+    print(sentence_of(outcome), flush=True)
     return int(outcome.status != "ok")
 
 
-class Question:
+class GroupCell:
     """What is asked of the group that this process is a rank of.
 
     Raises:
         InputError: it cannot be meant.
     """
 
-    def __init__(self, asked: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace) -> None:
         if "WORLD_SIZE" not in os.environ:
             raise InputError("this is run by torchrun, as --help shows; on one machine, pytest can do without it")
-        self._asked = asked
-        self._matrix = matrix = matrix_of(asked.benchmark)
+        self._options = options
+        self._matrix = matrix = matrix_of(options.benchmark)
         assert matrix.scaling is not None, "each benchmark of test_scaling says what its ranks share"
         assert matrix.model is not None, "and what it is run with where nothing else is asked for"
         assert matrix.resolution is not None, "as above"
         self._scaling = matrix.scaling
         catalog = api.CLASSIFIERS if matrix.catalog == "classifiers" else api.STYLE_NETWORKS
-        name = parsing.named("--model", asked.model or matrix.model[0], parsing.one_of("model", catalog))
+        name = parsing.named("--model", options.model or matrix.model[0], parsing.one_of("model", catalog))
         self._factory = catalog[name]
-        image = parsing.named("--resolution", asked.resolution or str(matrix.resolution[0]), parsing.resolution)
+        image = parsing.named("--resolution", options.resolution or str(matrix.resolution[0]), parsing.resolution)
         self._cell = Cell(
-            f"test_{asked.benchmark}",
-            asked.device,
+            f"test_{options.benchmark}",
+            options.device,
             name,
             image.asked,
             image.width,
             image.height,
-            optimizer=asked.optimizer,
-            precision=asked.precision,
+            optimizer=options.optimizer,
+            precision=options.precision,
             strategy=matrix.fixed.get("strategy", "plain"),
-            batch=asked.batch or (matrix.batch or (1,))[0],
+            batch=options.batch or (matrix.batch or (1,))[0],
             mode=matrix.fixed.get("mode", ""),
             ranks=int(os.environ["WORLD_SIZE"]),
         )
@@ -96,37 +96,37 @@ class Question:
         from fixtures.worker.rank_process import run_launched  # noqa: PLC0415 - brings torch
 
         started = datetime.datetime.now(datetime.UTC)
-        threads = self._asked.threads or threads_of_rank(self._cell.device, int(os.environ["LOCAL_WORLD_SIZE"]))
-        told = run_launched(self._orders(threads), unheard)
+        threads = self._options.threads or threads_of_rank(self._cell.device, int(os.environ["LOCAL_WORLD_SIZE"]))
+        results = run_launched(self._orders(threads), unheard)
         if os.environ["RANK"] != "0":
             return None
         nothing = Failure("error", "build", "not run")
         outcome = Outcome(self._cell, nothing, details={"scaling": self._scaling, "threads_per_rank": threads})
-        outcome = detailed(concluded(outcome, told))
+        outcome = detailed(concluded(outcome, results))
         machines = {
-            rank["host"]: rank["machine"] for rank in told.get("measured", {}).get("ranks", ()) if rank["machine"]
+            rank["host"]: rank["machine"] for rank in results.get("measured", {}).get("ranks", ()) if rank["machine"]
         }
         self._record(outcome, started, machines)
         return outcome
 
     def _orders(self, threads: int) -> dict[str, Any]:
-        asked, cell = self._asked, self._cell
+        options, cell = self._options, self._cell
         workload = {
             "step": self._matrix.step,
             "model": self._factory,
             "batch": batch_of_rank(cell, self._scaling),
-            "weights": asked.weights,
-            "content": asked.content,
-            "style": asked.style,
-            "tile_px": asked.tile,
+            "weights": options.weights,
+            "content": options.content,
+            "style": options.style,
+            "tile_px": options.tile,
         }
         axes = ("width", "height", "optimizer", "precision", "strategy", "mode", "ranks")
-        effort = Effort(asked.cell_seconds, least_parts_rounds=LEAST_ROUNDS)
+        effort = Effort(options.cell_seconds, least_parts_rounds=LEAST_ROUNDS)
         return {
             "kind": cell.device,
             "threads": threads,
-            "limit_bytes": asked.memory_limit,
-            "patience_seconds": patience(asked.cell_timeout),
+            "limit_bytes": options.memory_limit,
+            "patience_seconds": patience(options.cell_timeout),
             "workload": workload | {axis: getattr(cell, axis) for axis in axes},
             "effort": vars(effort),
         }
@@ -134,7 +134,9 @@ class Question:
     def _record(self, outcome: Outcome, started: datetime.datetime, machines: dict[str, Any]) -> None:
         from fixtures.worker import devices  # noqa: PLC0415 - brings torch
 
-        options = {key: value for key, value in vars(self._asked).items() if key not in ("record", "content", "style")}
+        options = {
+            key: value for key, value in vars(self._options).items() if key not in ("record", "content", "style")
+        }
         header = {
             "schema": SCHEMA_VERSION,
             "started": started.isoformat(timespec="seconds"),
@@ -143,8 +145,8 @@ class Question:
             "commit": commit_facts(SUITE),
             "options": options,
         }
-        self._asked.record.parent.mkdir(parents=True, exist_ok=True)
-        recorder = Recorder(self._asked.record, header)
+        self._options.record.parent.mkdir(parents=True, exist_ok=True)
+        recorder = Recorder(self._options.record, header)
         recorder.add(outcome)
         recorder.finish()
 
@@ -166,7 +168,7 @@ def benchmarks() -> list[str]:
     return [name.removeprefix("test_") for name in vars(test_scaling) if name.startswith("test_")]
 
 
-def said_of(outcome: Outcome) -> str:
+def sentence_of(outcome: Outcome) -> str:
     """One sentence on the cell."""
     cell, result, details = outcome.cell, outcome.result, outcome.details
     if not isinstance(result, Measurement):
