@@ -26,9 +26,19 @@ from fixtures.host import threads_of_rank
 from fixtures.options import PICTURES
 from fixtures.progress.events import unheard
 from fixtures.records.recorder import Recorder, commit_facts
-from fixtures.runner.group_runner import batch_of_rank, concluded
+from fixtures.runner.group_runner import concluded, group_setup
 from fixtures.runner.launchers import SUITE
-from fixtures.schema import LEAST_ROUNDS, SCHEMA_VERSION, Cell, Effort, Failure, Measurement, Outcome, patience
+from fixtures.schema import (
+    LEAST_ROUNDS,
+    SCHEMA_VERSION,
+    Cell,
+    Effort,
+    Failure,
+    GroupSetup,
+    Measurement,
+    Outcome,
+    Rendezvous,
+)
 from fixtures.summaries.scaling import gain
 from models import api
 from models.errors import InputError
@@ -92,7 +102,7 @@ class Question:
 
         started = datetime.datetime.now(datetime.UTC)
         threads = self._asked.threads or threads_of_rank(self._cell.device, int(os.environ["LOCAL_WORLD_SIZE"]))
-        told = run_launched(self._orders(threads), unheard)
+        told = run_launched(self._setup(threads), unheard)
         if os.environ["RANK"] != "0":
             return None
         scaling = self._marker["ranks"]
@@ -105,27 +115,21 @@ class Question:
         self._record(outcome, started, machines)
         return outcome
 
-    def _orders(self, threads: int) -> dict[str, Any]:
+    def _setup(self, threads: int) -> GroupSetup:
         asked, cell = self._asked, self._cell
-        workload = {
+        axes = ("width", "height", "optimizer", "precision", "strategy", "mode", "ranks")
+        workload = {axis: getattr(cell, axis) for axis in axes} | {
             "step": self._marker["step"],
             "model": self._factory,
-            "batch": batch_of_rank(cell, self._marker["ranks"]),
             "weights": asked.weights,
             "content": asked.content,
             "style": asked.style,
             "tile_px": asked.tile,
         }
-        axes = ("width", "height", "optimizer", "precision", "strategy", "mode", "ranks")
         effort = Effort(asked.cell_seconds, least_parts_rounds=LEAST_ROUNDS)
-        return {
-            "kind": cell.device,
-            "threads": threads,
-            "limit_bytes": asked.memory_limit,
-            "patience_seconds": patience(asked.cell_timeout),
-            "workload": workload | {axis: getattr(cell, axis) for axis in axes},
-            "effort": vars(effort),
-        }
+        scaling, limit, timeout = self._marker["ranks"], asked.memory_limit, asked.cell_timeout
+        # torchrun has brought the ranks together already.
+        return group_setup(cell, workload, scaling, effort, threads, Rendezvous(), limit, timeout)
 
     def _record(self, outcome: Outcome, started: datetime.datetime, machines: dict[str, Any]) -> None:
         from fixtures.worker import devices  # noqa: PLC0415 - brings torch

@@ -95,9 +95,6 @@ class CompiledObjective(PlainObjective):
 
     torch keeps compiled code on disk, so that a second worker finds most of it there.
 
-    Attributes:
-        compile_seconds: how long the compilation took; None before the first call.
-
     Raises:
         Unsupported: there is no compiler here, or it cannot compile this network.
     """
@@ -105,13 +102,16 @@ class CompiledObjective(PlainObjective):
     def __init__(self, task: StyleTask) -> None:
         super().__init__(task)
         self._compiled = torch.compile(super().loss, dynamic=False)
-        self.compile_seconds: float | None = None
+        self._compile_seconds: float | None = None
 
     def __call__(self, image: Tensor) -> Tensor:
-        if self.compile_seconds is None:
+        if self._compile_seconds is None:
             first, second = (self._timed(image) for _ in range(2))
-            self.compile_seconds = max(0.0, first - second)
+            self._compile_seconds = max(0.0, first - second)
         return super().__call__(image)
+
+    def compile_seconds(self) -> float | None:
+        return self._compile_seconds
 
     def loss(self, image: Tensor) -> Tensor:
         return self._compiled(image)
