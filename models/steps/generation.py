@@ -1,11 +1,10 @@
 """A finished picture, from coarse to fine: many iterations at several sizes, that can be interrupted in between.
 
-What a finished picture is made with, where an iteration that is timed does what most programs do.
-
-Random weights make pictures as well, within limits (He et al. 2016, "A Powerful Generative Model Using Random Weights
-for the Deep Image Representation"; Ustyuzhaninov et al. 2017, "What does it take to generate natural textures?"):
-colours, dabs and outlines in the manner of the style, not its objects. All that is chosen here was chosen by looking at
-pictures of 192 to 384 px made with random weights of VGG-19.
+It departs from the timed iteration, which does what most programs do. Random weights make pictures as well, within
+limits (He et al. 2016, "A Powerful Generative Model Using Random Weights for the Deep Image Representation";
+Ustyuzhaninov et al. 2017, "What does it take to generate natural textures?"): colours, dabs and outlines in the manner
+of the style, not its objects. What is chosen for them here was chosen by looking at pictures of 192 to 384 px made with
+random weights of VGG-19.
 """
 
 import dataclasses

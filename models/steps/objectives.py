@@ -1,11 +1,8 @@
-"""The order of numbers in memory: channels last is what convolution kernels for CPUs and tensor cores work in.
-
-Floating-point precision of an iteration, as an axis that crosses with everything else.
+"""The loss of an image and its gradient: what it is made of, and the plain way to compute it.
 
 Content and style loss of neural style generation (Gatys, Ecker & Bethge 2016, "Image Style Transfer Using
-Convolutional Neural Networks", section 2). Features have shape (1, channels, height, width).
-
-The loss of an image and its gradient, computed the plain way: whole image, autograd, nothing clever.
+Convolutional Neural Networks", section 2). Features have shape (1, channels, height, width). The floating-point
+precision of an iteration, and the order of numbers in memory, are what every strategy shares.
 """
 
 import contextlib

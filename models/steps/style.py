@@ -1,7 +1,4 @@
-"""Neural style generation (Gatys et al. 2016): the iteration, and its parts alone.
-
-How far the gradient of a strategy in a precision is from the exact one.
-"""
+"""Neural style generation (Gatys et al. 2016): the iteration, its parts alone, and how exact its gradient is."""
 
 import dataclasses
 from collections.abc import Callable

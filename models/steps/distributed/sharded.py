@@ -11,7 +11,7 @@ The image's gradient as a whole is nowhere: halos are all that two ranks have in
 an image that is too small for so many, takes part in all of these. What ranks decide by is the same on all of them, so
 that numbers that are not finite put nobody out of step.
 
-What one rank of many takes and sends, without the others: for plans of groups that are not here.
+`MiddleShard` and `most_sent_bytes` are for plans: what one rank of many takes and sends, without the others.
 """
 
 import math
