@@ -27,9 +27,19 @@ from fixtures.marker import Matrix
 from fixtures.options import PICTURES
 from fixtures.progress.events import unheard
 from fixtures.records.recorder import Recorder, commit_facts
-from fixtures.runner.group_runner import batch_of_rank, concluded
+from fixtures.runner.group_runner import concluded, group_setup
 from fixtures.runner.launchers import SUITE
-from fixtures.schema import LEAST_ROUNDS, SCHEMA_VERSION, Cell, Effort, Failure, Measurement, Outcome, patience
+from fixtures.schema import (
+    LEAST_ROUNDS,
+    SCHEMA_VERSION,
+    Cell,
+    Effort,
+    Failure,
+    GroupSetup,
+    Measurement,
+    Outcome,
+    Rendezvous,
+)
 from fixtures.summaries.scaling import gain
 from models import api
 from models.errors import InputError
@@ -97,7 +107,7 @@ class GroupCell:
 
         started = datetime.datetime.now(datetime.UTC)
         threads = self._options.threads or threads_of_rank(self._cell.device, int(os.environ["LOCAL_WORLD_SIZE"]))
-        results = run_launched(self._orders(threads), unheard)
+        results = run_launched(self._setup(threads), unheard)
         if os.environ["RANK"] != "0":
             return None
         nothing = Failure("error", "build", "not run")
@@ -109,27 +119,21 @@ class GroupCell:
         self._record(outcome, started, machines)
         return outcome
 
-    def _orders(self, threads: int) -> dict[str, Any]:
+    def _setup(self, threads: int) -> GroupSetup:
         options, cell = self._options, self._cell
-        workload = {
+        axes = ("width", "height", "optimizer", "precision", "strategy", "mode", "ranks")
+        workload = {axis: getattr(cell, axis) for axis in axes} | {
             "step": self._matrix.step,
             "model": self._factory,
-            "batch": batch_of_rank(cell, self._scaling),
             "weights": options.weights,
             "content": options.content,
             "style": options.style,
             "tile_px": options.tile,
         }
-        axes = ("width", "height", "optimizer", "precision", "strategy", "mode", "ranks")
         effort = Effort(options.cell_seconds, least_parts_rounds=LEAST_ROUNDS)
-        return {
-            "kind": cell.device,
-            "threads": threads,
-            "limit_bytes": options.memory_limit,
-            "patience_seconds": patience(options.cell_timeout),
-            "workload": workload | {axis: getattr(cell, axis) for axis in axes},
-            "effort": vars(effort),
-        }
+        limit, timeout = options.memory_limit, options.cell_timeout
+        # torchrun has brought the ranks together already.
+        return group_setup(cell, workload, self._scaling, effort, threads, Rendezvous(), limit, timeout)
 
     def _record(self, outcome: Outcome, started: datetime.datetime, machines: dict[str, Any]) -> None:
         from fixtures.worker import devices  # noqa: PLC0415 - brings torch

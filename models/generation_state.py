@@ -1,9 +1,7 @@
-"""From coarse to fine: the sizes through which a picture is generated. No torch here.
-
-An unfinished picture in a file: all that it takes to go on with it, whatever ended the process that began it.
+"""A picture that is not finished: its sizes from coarse to fine, and the file that keeps all that it takes to go on.
 
 A file of torch.save is a zip archive. The plain facts lie in it beside the tensors, so that the process that plans a
-run, which has no torch, can read them, and both change in one step.
+run, which has no torch, can read them, and both change in one step. torch is imported by the functions that need it.
 """
 
 import json

@@ -1,41 +1,66 @@
 """What a step works on, as plain data, and how a step is built from it.
 
 This is all that the measuring side knows of a step, so that one harness can drive the models of another revision.
-
-References: how one process tells another which function or class to import.
+References, `package.module:name` or `path/to/file.py:name`, are how one process tells another what to import.
 """
 
 import importlib
 import importlib.util
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Self
 
-from models.api import STEPS
+from torch import Tensor
+
 from models.errors import InputError
 
 
-@runtime_checkable
-class Step(Protocol):
+@dataclass(frozen=True)
+class Communication:
+    """What a step that several ranks share sends.
+
+    Attributes:
+        bytes_per_iteration: sent by this rank in one iteration; None where that is not known.
+        iterate_alone: runs one iteration with all of this rank's work and nothing sent.
+    """
+
+    bytes_per_iteration: int | None
+    iterate_alone: Callable[[], None]
+
+
+class Step(ABC):
     """One timed unit of work. Calling it starts one iteration, and returns nothing that could stay alive."""
 
+    @abstractmethod
     def __call__(self) -> None: ...
 
+    @abstractmethod
     def loss(self) -> float | None:
         """Loss of the latest iteration, None where there is none to speak of. Waits for the device."""
-        ...
 
-
-class PartedStep(Step, Protocol):
-    """A step whose iteration can also be run part by part."""
-
-    @property
     def parts(self) -> Mapping[str, Callable[[], None]]:
-        """The parts by name; called in this order they are one iteration."""
-        ...
+        """The parts of an iteration by name; called in this order they are one iteration. Empty: it has none."""
+        return {}
+
+    def image(self) -> Tensor | None:
+        """The image so far, shape (1, 3, height, width), in [0, 1]; None for steps that make none."""
+        return None
+
+    def compile_seconds(self) -> float | None:
+        """What the first call spent on compiling; None where nothing is compiled."""
+        return None
+
+    def on_progress(self, report: Callable[[int, int], None]) -> None:
+        """Call `report(done, all)` after each part of an iteration, where a step works in parts; else do nothing."""
+        del report
+
+    def communication(self) -> Communication | None:
+        """What this rank sends to others; None for steps that no ranks share."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -43,7 +68,7 @@ class Workload:
     """What a step works on.
 
     Attributes:
-        step: key of `models.api.STEPS`, or a reference of the step's class, `package.module:Class`.
+        step: reference of the step's class, `package.module:Class`; `models.api.build` takes keys of its table too.
         model: reference of the factory of the network.
         device: as torch writes it, `cpu` or `cuda:0`.
         width, height: of the image, in pixels.
@@ -88,9 +113,13 @@ def build(workload: Workload) -> Step:
     """The step, ready to be called: network on its device, weights loaded, pictures read, targets computed.
 
     Raises:
-        InputError: the workload names something that cannot be had.
+        InputError: the workload names something that cannot be had, or its step is no `Step`.
     """
-    step: Step = resolve(STEPS.get(workload.step, workload.step))(workload)
+    step = resolve(workload.step)(workload)
+    if not isinstance(step, Step):
+        raise InputError(
+            f"step {workload.step!r} is {type(step).__name__}, no models.workload.Step; derive its class from Step"
+        )
     return step
 
 

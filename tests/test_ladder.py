@@ -1,45 +1,151 @@
-"""The architecture, kept by reading imports: they only ever go down, benchmarks to fixtures to models."""
+"""The architecture, kept by reading imports: they only ever go down, and there is no circle."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-FORBIDDEN = {"models": {"fixtures", "benchmarks", "pytest"}, "fixtures": {"benchmarks"}, "benchmarks": set()}
-# Run in workers only; nothing that pytest's own process imports at its start may bring torch.
-WORKER_SIDE = {
-    "fixtures/worker/service.py",
-    "fixtures/worker/devices.py",
-    "fixtures/worker/memory_breakdown.py",
-    "fixtures/worker/estimate.py",
-    "fixtures/worker/rank_launcher.py",
-    "fixtures/worker/rank_process.py",
-    "fixtures/worker/generation_loop.py",
-    "fixtures/worker/executor.py",
-}
+from tests.paths import ROOT
+
+TOPS = ("models", "fixtures", "benchmarks")
+# From the ground up. A module of a line may import those of the lines before it; a folder counts as a whole.
+LADDER = (
+    "models",
+    "fixtures.schema",
+    "fixtures.hooks",
+    "fixtures.model_registry",
+    "fixtures.host",
+    "fixtures.failures",
+    "fixtures.formatting",
+    "fixtures.parsing",
+    "fixtures.progress",
+    "fixtures.telemetry",
+    "fixtures.worker",
+    "fixtures.runner",
+    "fixtures.options",
+    "fixtures.machine",
+    "fixtures.marker",
+    "fixtures.validation",
+    "fixtures.matrix",
+    "fixtures.records",
+    "fixtures.comparing",
+    "fixtures.measure",
+    "fixtures.generate",
+    "fixtures.search",
+    "fixtures.scaling",
+    "fixtures.planning",
+    "fixtures.summaries",
+    "benchmarks",
+)
+# These run in workers, or in commands that a person starts; nothing that pytest imports at its start may bring torch.
+WITH_TORCH = ("fixtures.worker", "fixtures.planning")
 
 
-def imported(path: Path, top_level_only: bool = False) -> Iterator[str]:
-    tree = ast.parse(path.read_text())
+def module_of(path: Path, root: Path) -> str:
+    return ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported(tree: ast.Module, known: set[str], top_level_only: bool = False) -> Iterator[str]:
+    """Modules that are imported: those of this project with their full names."""
     for node in tree.body if top_level_only else ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield (node.module or "").split(".")[0]
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in known else node.module
 
 
-@pytest.mark.parametrize("folder", FORBIDDEN)
-def test_imports_only_go_down(folder):
-    for path in (ROOT / folder).rglob("*.py"):
-        assert not set(imported(path)) & FORBIDDEN[folder], path
+def graph(root: Path) -> dict[str, set[str]]:
+    """For each module of the project the modules of the project that it imports, wherever in the file."""
+    paths = {module_of(path, root): path for top in TOPS for path in (root / top).rglob("*.py")}
+    trees = {name: ast.parse(path.read_text()) for name, path in paths.items()}
+    known = set(trees)
+    return {
+        name: {one for one in imported(tree, known) if one in known and one != name} for name, tree in trees.items()
+    }
 
 
-def test_the_process_that_plans_never_imports_torch():
-    for path in (*(ROOT / "fixtures").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py"), ROOT / "models/__init__.py"):
-        if path.relative_to(ROOT).as_posix() not in WORKER_SIDE:
-            assert not {"torch", "torchvision"} & set(imported(path, top_level_only=True)), path
+def rung_of(module: str) -> str:
+    """The line of the ladder that a module stands on."""
+    parts = module.split(".")
+    return ".".join(parts[:2]) if parts[0] == "fixtures" else parts[0]
+
+
+def circle_in(modules: Mapping[str, set[str]]) -> list[str]:
+    """Modules that import each other in a circle, in order; empty if there are none."""
+    done: set[str] = set()
+
+    def search(module: str, path: list[str]) -> list[str]:
+        if module in path:
+            return [*path[path.index(module) :], module]
+        if module in done:
+            return []
+        for other in sorted(modules[module]):
+            if circle := search(other, [*path, module]):
+                return circle
+        done.add(module)
+        return []
+
+    return next((circle for module in sorted(modules) if (circle := search(module, []))), [])
+
+
+def upward(modules: Mapping[str, set[str]]) -> list[str]:
+    """Imports that run up the ladder."""
+    return [
+        f"{module} imports {other}"
+        for module, others in modules.items()
+        for other in others
+        if "." in module and "." in other and LADDER.index(rung_of(other)) > LADDER.index(rung_of(module))
+    ]
+
+
+def test_imports_only_go_down_the_ladder():
+    assert upward(graph(ROOT)) == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert circle_in(graph(ROOT)) == []
+
+
+def test_a_planted_circle_and_a_planted_import_that_runs_up_are_found(tmp_path):
+    for name, text in {
+        "models/one.py": "from models import two",
+        "models/two.py": "def later():\n    from models.one import x",
+        "fixtures/schema.py": "import fixtures.measure",
+        "fixtures/measure.py": "",
+        "benchmarks/none.py": "",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert circle_in(graph(tmp_path)) == ["models.one", "models.two", "models.one"]
+    assert upward(graph(tmp_path)) == ["fixtures.schema imports fixtures.measure"]
+
+
+def test_only_the_launcher_in_process_imports_the_workers_side_and_inside_a_function():
+    importers = {
+        module
+        for module, others in graph(ROOT).items()
+        if rung_of(module) not in (*WITH_TORCH, "benchmarks")
+        and any(rung_of(one) == "fixtures.worker" for one in others)
+    }
+    assert importers == {"fixtures.runner.in_process"}
+    tree = ast.parse((ROOT / "fixtures/runner/in_process.py").read_text())
+    assert not [name for name in imported(tree, set(graph(ROOT)), top_level_only=True) if "worker." in name + "."]
+
+
+@pytest.mark.parametrize("top", ["fixtures", "benchmarks", "models/api.py"])
+def test_the_process_that_plans_never_imports_torch(top):
+    for path in (ROOT / top).rglob("*.py") if (ROOT / top).is_dir() else [ROOT / top]:
+        if rung_of(module_of(path, ROOT)) not in WITH_TORCH:
+            names = imported(ast.parse(path.read_text()), set(), top_level_only=True)
+            assert not {"torch", "torchvision"} & {name.split(".")[0] for name in names}, path
+
+
+def test_models_know_nothing_of_pytest():
+    for path in (ROOT / "models").rglob("*.py"):
+        assert "pytest" not in {name.split(".")[0] for name in imported(ast.parse(path.read_text()), set())}, path
 
 
 def test_the_root_conftest_is_nothing_but_a_list_of_plugins():

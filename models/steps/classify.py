@@ -43,7 +43,7 @@ def classify(workload: Workload) -> Step:
             raise InputError(f"there is no mode {unknown!r} of classification; use forward or training")
 
 
-class Forward:
+class Forward(Step):
     """Logits of one batch, as a service computes them: eval and inference mode."""
 
     def __init__(self, workload: Workload) -> None:
@@ -65,7 +65,7 @@ class Forward:
         return None if self._logits is None else float(self._logits.float().mean())
 
 
-class Training:
+class Training(Step):
     """One iteration of training: forward and cross-entropy, backward to the weights, SGD step with momentum."""
 
     def __init__(self, workload: Workload) -> None:
@@ -92,7 +92,6 @@ class Training:
     def optimizer(self) -> torch.optim.Optimizer:
         return self._optimizer
 
-    @property
     def parts(self) -> Mapping[str, Callable[[], None]]:
         """What an iteration consists of, in order."""
         return {"forward": self._forward, "backward": self._backward, "optimizer": self._step}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models.microbenchmarks import CONVOLUTION_CHANNELS, QUANTITIES
 from models.steps.objectives import arithmetic
-from models.workload import Workload
+from models.workload import Step, Workload
 
 T = TypeVar("T")
 
@@ -23,7 +23,7 @@ _FLOAT_BYTES = 4
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class _Limit:
+class _Limit(Step):
     """A step without a loss that repeats one operation."""
 
     def __init__(self, workload: Workload) -> None:

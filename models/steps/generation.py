@@ -1,11 +1,10 @@
 """A finished picture, from coarse to fine: many iterations at several sizes, that can be interrupted in between.
 
-What a finished picture is made with, where an iteration that is timed does what most programs do.
-
-Random weights make pictures as well, within limits (He et al. 2016, "A Powerful Generative Model Using Random Weights
-for the Deep Image Representation"; Ustyuzhaninov et al. 2017, "What does it take to generate natural textures?"):
-colours, dabs and outlines in the manner of the style, not its objects. All that is chosen here was chosen by looking at
-pictures of 192 to 384 px made with random weights of VGG-19.
+It departs from the timed iteration, which does what most programs do. Random weights make pictures as well, within
+limits (He et al. 2016, "A Powerful Generative Model Using Random Weights for the Deep Image Representation";
+Ustyuzhaninov et al. 2017, "What does it take to generate natural textures?"): colours, dabs and outlines in the manner
+of the style, not its objects. What is chosen for them here was chosen by looking at pictures of 192 to 384 px made with
+random weights of VGG-19.
 """
 
 import dataclasses
@@ -24,7 +23,7 @@ from models.network import StyleNetwork, smallest_side, until_last
 from models.steps.objectives import Objective, StyleTask, gram_matrix
 from models.steps.strategies import STRATEGIES
 from models.steps.style import OPTIMIZERS
-from models.workload import Workload, resolve
+from models.workload import Step, Workload, resolve
 
 # With random weights, features of the last layers are much the same for every picture, and their gradient is speckle:
 # only the first of the style layers are looked at, the last of these for the content too.
@@ -139,7 +138,7 @@ def rate(done_share: float) -> float:
     return _FIRST_RATE * (1 - (1 - _LAST_RATE_SHARE) * done_share)
 
 
-class Generation:
+class Generation(Step):
     """A picture in the making; calling it is one iteration at the size in hand.
 
     Goes on with `workload.unfinished`, if there is such a file. `prepare` comes before the first iteration of a size,
@@ -147,7 +146,6 @@ class Generation:
 
     Attributes:
         scales: the sizes, from coarse to fine, with what is done of each.
-        image: what there is so far, shape (1, 3, height, width), in [0, 1]; None before the first `prepare`.
     """
 
     def __init__(self, workload: Workload) -> None:
@@ -159,11 +157,11 @@ class Generation:
         self.scales = coarse_to_fine(workload.width, workload.height, workload.iterations, least_px)
         coarsest = self.scales[0]
         self._network = balanced(network, *(self._picture(path, coarsest) for path in self._paths))
-        self.image: Tensor | None = None
+        self._image: Tensor | None = None
         self._objective: Objective | None = None
         self._optimizer: torch.optim.Optimizer | None = None
         self._optimizer_state: dict[str, Any] | None = None
-        self._progress: Callable[[int, int], None] | None = None
+        self._report: Callable[[int, int], None] | None = None
         self._loss: Tensor | None = None
         if workload.unfinished and Path(workload.unfinished).exists():
             self._go_on_with(Path(workload.unfinished))
@@ -184,29 +182,29 @@ class Generation:
         # What the size before took is given back first: the two together would not fit where one of them just does.
         self._objective = self._optimizer = None
         content, style = (self._picture(path, scale) for path in self._paths)
-        if self.image is None:
-            self.image = first_image(content, style, self._workload.seed)
+        if self._image is None:
+            self._image = first_image(content, style, self._workload.seed)
         elif not self._has_size(scale):
-            self.image = resize(self.image.detach(), [scale.height, scale.width], antialias=True).clamp_(0, 1)
-        self.image = self.image.detach().requires_grad_(True)
+            self._image = resize(self._image.detach(), [scale.height, scale.width], antialias=True).clamp_(0, 1)
+        self._image = self._image.detach().requires_grad_(True)
         task = StyleTask(self._network, content, style, self._workload.precision, self._workload.tile_px)
         self._objective = STRATEGIES[self._workload.strategy](task)
-        self._optimizer = OPTIMIZERS[self._workload.optimizer](self.image)
+        self._optimizer = OPTIMIZERS[self._workload.optimizer](self._image)
         if self._optimizer_state is not None:
             self._optimizer.load_state_dict(self._optimizer_state)
             self._optimizer_state = None
-        if self._progress is not None:
-            self.watch(self._progress)
+        if self._report is not None:
+            self._objective.on_progress(self._report)
 
     def __call__(self) -> None:
         assert self._optimizer is not None, "prepare comes first"
-        assert self.image is not None
+        assert self._image is not None
         if self._smooths:
             for group in self._optimizer.param_groups:
                 group["lr"] = rate(len(self.scale.durations_seconds) / self.scale.iterations)
         self._loss = self._optimizer.step(self._evaluate)  # type: ignore[arg-type, assignment]
         with torch.no_grad():
-            self.image.clamp_(0, 1)
+            self._image.clamp_(0, 1)
 
     def count(self, seconds: float) -> None:
         """Note that an iteration took that long."""
@@ -218,11 +216,13 @@ class Generation:
         scale.first_loss = loss if scale.first_loss is None else scale.first_loss
         scale.last_loss = loss
 
-    def watch(self, progress: Callable[[int, int], None]) -> None:
-        """Let `progress(done, every)` be told of the parts of an iteration, where the strategy has parts."""
-        self._progress = progress
-        if hasattr(self._objective, "progress"):
-            self._objective.progress = progress  # type: ignore[union-attr]
+    def image(self) -> Tensor | None:
+        return self._image
+
+    def on_progress(self, report: Callable[[int, int], None]) -> None:
+        self._report = report
+        if self._objective is not None:
+            self._objective.on_progress(report)
 
     def loss(self) -> float | None:
         return None if self._loss is None else float(self._loss)
@@ -234,24 +234,24 @@ class Generation:
             command: what the picture is made from; who goes on must have the same.
         """
         assert self._optimizer is not None, "prepare comes first"
-        assert self.image is not None
+        assert self._image is not None
         facts = {"command": dict(command), "scales": [dataclasses.asdict(scale) for scale in self.scales]}
-        tensors = {"image": self.image.detach(), "optimizer": self._optimizer.state_dict()}
+        tensors = {"image": self._image.detach(), "optimizer": self._optimizer.state_dict()}
         generation_state.save(path, facts, tensors)
 
     def _go_on_with(self, path: Path) -> None:
         self.scales = [Scale(**scale) for scale in generation_state.read_facts(path)["scales"]]
         tensors = generation_state.read_tensors(path, torch.device(self._workload.device))
-        self.image = tensors["image"]
+        self._image = tensors["image"]
         if self._has_size(self.scale):
             self._optimizer_state = tensors["optimizer"]
 
     def _evaluate(self) -> Tensor:
         assert self._objective is not None
-        assert self.image is not None
-        loss = self._objective(self.image)
-        if self._smooths and self.image.grad is not None:
-            self.image.grad = smoothed(self.image.grad)
+        assert self._image is not None
+        loss = self._objective(self._image)
+        if self._smooths and self._image.grad is not None:
+            self._image.grad = smoothed(self._image.grad)
         return loss
 
     @property
@@ -267,4 +267,4 @@ class Generation:
         return images.fit(images.read(path), scale.width, scale.height).to(self._workload.device)
 
     def _has_size(self, scale: Scale) -> bool:
-        return self.image is not None and self.image.shape[2:] == (scale.height, scale.width)
+        return self._image is not None and self._image.shape[2:] == (scale.height, scale.width)

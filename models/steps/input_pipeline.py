@@ -8,10 +8,10 @@ import torch
 from models import images
 from models.errors import InputError
 from models.network import IMAGENET_MEAN, IMAGENET_STD
-from models.workload import Workload
+from models.workload import Step, Workload
 
 
-class PictureInput:
+class PictureInput(Step):
     """One batch: read, decode, resize and crop, normalise each picture in one of `size` threads, then copy it over.
 
     Threads, because torchvision's decoding and resizing hold no interpreter lock while they work; each computes with

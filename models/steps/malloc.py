@@ -7,7 +7,7 @@ import ctypes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 _NEVER = 2**31 - 1
-_LARGEST_IN_HEAP_BYTES = 2**25  # the most that glibc takes for M_MMAP_THRESHOLD
+LARGEST_IN_HEAP_BYTES = 2**25  # the most that glibc takes for M_MMAP_THRESHOLD
 _MANY = 65536  # its own M_MMAP_MAX
 
 
@@ -22,7 +22,7 @@ def keep_small_blocks(up_to_bytes: int) -> None:
     For work in tiles: to give them back, too, saved little memory and cost a third of the time; to keep the maps that
     they are put together to in the same heap leaves holes in it.
     """
-    limit = min(up_to_bytes, _LARGEST_IN_HEAP_BYTES)
+    limit = min(up_to_bytes, LARGEST_IN_HEAP_BYTES)
     _set((_M_MMAP_MAX, _MANY), (_M_MMAP_THRESHOLD, limit), (_M_TRIM_THRESHOLD, 2 * limit))
 
 

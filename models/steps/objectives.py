@@ -1,17 +1,15 @@
-"""The order of numbers in memory: channels last is what convolution kernels for CPUs and tensor cores work in.
-
-Floating-point precision of an iteration, as an axis that crosses with everything else.
+"""The loss of an image and its gradient: what it is made of, and the plain way to compute it.
 
 Content and style loss of neural style generation (Gatys, Ecker & Bethge 2016, "Image Style Transfer Using
-Convolutional Neural Networks", section 2). Features have shape (1, channels, height, width).
-
-The loss of an image and its gradient, computed the plain way: whole image, autograd, nothing clever.
+Convolutional Neural Networks", section 2). Features have shape (1, channels, height, width). The floating-point
+precision of an iteration, and the order of numbers in memory, are what every strategy shares.
 """
 
 import contextlib
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,12 +79,20 @@ def full_precision(features: Tensor) -> Tensor:
     return features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
 
 
-class Objective(Protocol):
+class Objective(ABC):
     """What an optimiser minimises. Every strategy is one, and all compute the same numbers."""
 
+    @abstractmethod
     def __call__(self, image: Tensor) -> Tensor:
         """Loss at `image`, detached, shape (); afterwards `image.grad` holds the gradient, shape of the image."""
-        ...
+
+    def on_progress(self, report: Callable[[int, int], None]) -> None:
+        """Call `report(done, all)` after each part of an evaluation, where it has parts; else do nothing."""
+        del report
+
+    def compile_seconds(self) -> float | None:
+        """What the first evaluation spent on compiling; None where nothing is compiled."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,7 @@ class StyleTask:
     tile_px: int = 0
 
 
-class PlainObjective:
+class PlainObjective(Objective):
     """The formulation of the paper, differentiated by autograd."""
 
     def __init__(self, task: StyleTask) -> None:

@@ -1,17 +1,9 @@
 """Ways to run an iteration: each computes the loss and gradient of `PlainObjective`, at another price.
 
-`channels_last`: the plain formulation, its weights and feature maps in the order that convolution kernels want.
-
-`checkpointed`: autograd keeps the input of each pooling block and computes the block again in the backward pass.
-
-Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", with torch's own implementation of it.
-
-`compiled`: the plain formulation through torch.compile, forward and backward.
-
-`fastest`: what was measured to make an iteration faster without changing its mathematics, added up.
-
-The shares are of the processor time of VGG-19 at 512 px in float32 on one core with AVX-512, strategies alternating in
-processes of their own; others used the machine, so they are good to a few percent:
+`checkpointed` is Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", with torch's implementation of it;
+`compiled` is torch.compile, forward and backward. `fastest` adds up what was measured to make an iteration faster
+without changing its mathematics. Its shares are of the processor time of VGG-19 at 512 px in float32 on one core with
+AVX-512, strategies alternating in processes of their own; others used the machine, so they are good to a few percent:
 
     plain, 3.2 s an iteration                                                                           1.00
     channels last: convolutions work in that order, and need not reorder every map before and after     1.20
@@ -19,10 +11,9 @@ processes of their own; others used the machine, so they are good to a few perce
 
 Most of the last step is the memory: the large blocks of an iteration are given back to the kernel when they are freed,
 and come again page by page, zeroed. Nothing behind the last loss layer is computed, and ReLU works in place, in
-`plain` as well. In bfloat16 the same sum reached 2.85 times `plain` in float32.
-
-Left out: torch.compile, a strategy of its own, because it takes a compiler and half a minute before the first
-iteration; and CUDA graphs, which have not been measured.
+`plain` as well. In bfloat16 the same sum reached 2.85 times `plain` in float32. Left out of `fastest`: torch.compile,
+a strategy of its own, because it takes a compiler and half a minute before the first iteration; and CUDA graphs, which
+have not been measured.
 """
 
 import time
@@ -95,9 +86,6 @@ class CompiledObjective(PlainObjective):
 
     torch keeps compiled code on disk, so that a second worker finds most of it there.
 
-    Attributes:
-        compile_seconds: how long the compilation took; None before the first call.
-
     Raises:
         Unsupported: there is no compiler here, or it cannot compile this network.
     """
@@ -105,13 +93,16 @@ class CompiledObjective(PlainObjective):
     def __init__(self, task: StyleTask) -> None:
         super().__init__(task)
         self._compiled = torch.compile(super().loss, dynamic=False)
-        self.compile_seconds: float | None = None
+        self._compile_seconds: float | None = None
 
     def __call__(self, image: Tensor) -> Tensor:
-        if self.compile_seconds is None:
+        if self._compile_seconds is None:
             first, second = (self._timed(image) for _ in range(2))
-            self.compile_seconds = max(0.0, first - second)
+            self._compile_seconds = max(0.0, first - second)
         return super().__call__(image)
+
+    def compile_seconds(self) -> float | None:
+        return self._compile_seconds
 
     def loss(self, image: Tensor) -> Tensor:
         return self._compiled(image)

@@ -1,7 +1,4 @@
-"""Neural style generation (Gatys et al. 2016): the iteration, and its parts alone.
-
-How far the gradient of a strategy in a precision is from the exact one.
-"""
+"""Neural style generation (Gatys et al. 2016): the iteration, its parts alone, and how exact its gradient is."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,43 +10,42 @@ from models import images, weights
 from models.network import StyleNetwork, smallest_side
 from models.steps.objectives import PlainObjective, StyleTask, arithmetic
 from models.steps.strategies import STRATEGIES
-from models.workload import Workload, resolve
+from models.workload import Step, Workload, resolve
 
 # Where torch has 100: each entry costs two images of memory, and steps differ little.
 LBFGS_HISTORY = 10
 
 
-class StyleIteration:
+class StyleIteration(Step):
     """One iteration: forward, losses, backward to the pixels, optimiser step."""
 
     def __init__(self, workload: Workload) -> None:
         task = style_task(workload)
-        self.image = first_image(task)
+        self._image = first_image(task)
         self._objective = STRATEGIES[workload.strategy](task)
-        self._optimizer = OPTIMIZERS[workload.optimizer](self.image)
+        self._optimizer = OPTIMIZERS[workload.optimizer](self._image)
         self._loss: Tensor | None = None
 
     def __call__(self) -> None:
         self._loss = self._optimizer.step(self._evaluate)  # type: ignore[arg-type, assignment]
 
-    def watch(self, progress: Callable[[int, int], None]) -> None:
-        """Let `progress(done, every)` be told of the parts of an iteration, where the strategy has parts."""
-        if hasattr(self._objective, "progress"):
-            self._objective.progress = progress
+    def image(self) -> Tensor:
+        return self._image
+
+    def on_progress(self, report: Callable[[int, int], None]) -> None:
+        self._objective.on_progress(report)
+
+    def compile_seconds(self) -> float | None:
+        return self._objective.compile_seconds()
 
     def _evaluate(self) -> Tensor:
-        return self._objective(self.image)
-
-    @property
-    def compile_seconds(self) -> float | None:
-        """What the first call spent on compiling; None where nothing is compiled."""
-        return getattr(self._objective, "compile_seconds", None)
+        return self._objective(self._image)
 
     def loss(self) -> float | None:
         return None if self._loss is None else float(self._loss)
 
 
-class StyleForward:
+class StyleForward(Step):
     """The first part of an iteration alone: forward and losses, with all that the backward pass would need."""
 
     def __init__(self, workload: Workload) -> None:
@@ -68,7 +64,7 @@ class StyleForward:
         return None if self._loss is None else float(self._loss)
 
 
-class StyleForwardBackward:
+class StyleForwardBackward(Step):
     """An iteration without its optimiser step: forward, losses, backward to the pixels."""
 
     def __init__(self, workload: Workload) -> None:

@@ -1,8 +1,6 @@
-"""What the ranks of a group send each other: sums over all of them, and parts of tensors from one to another.
+"""What the ranks of a group send each other: sums over all of them, and halos from one to another.
 
 Every rank must make the same calls in the same order, whatever it has to send.
-
-The halos of bands: where a rank's window overlaps with what other ranks own.
 """
 
 import contextlib

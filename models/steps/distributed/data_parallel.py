@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.steps.classify import Training
 from models.steps.tiling.partition import all_reduce_bytes
-from models.workload import Workload
+from models.workload import Communication, Workload
 
 
 class DataParallelTraining(Training):
@@ -33,13 +33,12 @@ class DataParallelTraining(Training):
         )
         self._network = self._parallel
 
-    @property
-    def communication_bytes_per_iteration(self) -> int:
-        """What this rank sends: to the average over all of them of one gradient for each weight."""
+    def communication(self) -> Communication:
+        """Gradients of all weights, summed over the ranks."""
         gradients_bytes = sum(weight.numel() * weight.element_size() for weight in self._parallel.parameters())
-        return all_reduce_bytes(gradients_bytes, distributed.get_world_size())
+        return Communication(all_reduce_bytes(gradients_bytes, distributed.get_world_size()), self._iterate_alone)
 
-    def without_communication(self) -> None:
+    def _iterate_alone(self) -> None:
         """An iteration with the gradients of this rank alone: all of its work, none of the waiting."""
         with self._parallel.no_sync():
             self()

@@ -11,7 +11,7 @@ The image's gradient as a whole is nowhere: halos are all that two ranks have in
 an image that is too small for so many, takes part in all of these. What ranks decide by is the same on all of them, so
 that numbers that are not finite put nobody out of step.
 
-What one rank of many takes and sends, without the others: for plans of groups that are not here.
+`MiddleShard` and `most_sent_bytes` are for plans: what one rank of many takes and sends, without the others.
 """
 
 import math
@@ -27,10 +27,10 @@ from models.steps.style import LBFGS_HISTORY, OPTIMIZERS, loaded_network, pictur
 from models.steps.tiling.chain import TileChain
 from models.steps.tiling.partition import style_volume_bytes
 from models.steps.tiling.tiled import Share, Statistics, TilePasses, tile_side
-from models.workload import Workload, resolve
+from models.workload import Communication, Step, Workload, resolve
 
 
-class ShardedStyleIteration:
+class ShardedStyleIteration(Step):
     """One iteration: forward, losses, backward to the pixels, optimiser step; on each rank of torch.distributed's
     default process group, which the caller has initialised.
 
@@ -75,7 +75,7 @@ class ShardedStyleIteration:
         self._loss = self._iterate(self._canvas)
         self._sent_bytes = self._exchange.sent_bytes - before
 
-    def without_communication(self) -> None:
+    def _iterate_alone(self) -> None:
         """What one iteration computes, with nothing sent.
 
         On pixels and an optimiser of its own, made by the first call: those of the real iterations stay right. Where
@@ -86,17 +86,15 @@ class ShardedStyleIteration:
         with self._exchange.silence():
             self._iterate(self._silent_canvas)
 
-    @property
-    def communication_bytes_per_iteration(self) -> int:
-        """What this rank sent in the latest iteration, see `models.steps.tiling.partition`; 0 before the first."""
-        return self._sent_bytes
+    def communication(self) -> Communication:
+        """What this rank sent in the latest iteration, 0 before the first; see `models.steps.tiling.partition`."""
+        return Communication(self._sent_bytes, self._iterate_alone)
 
     def loss(self) -> float | None:
         return None if self._loss is None else float(self._loss)
 
-    def watch(self, progress: Callable[[int, int], None]) -> None:
-        """Let `progress(done, every)` be told of the tiles of this rank."""
-        self._passes.progress = progress
+    def on_progress(self, report: Callable[[int, int], None]) -> None:
+        self._passes.on_progress(report)
 
     def _iterate(self, canvas: "Canvas") -> Tensor:
         canvas.own.grad = None

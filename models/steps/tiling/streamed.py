@@ -49,6 +49,7 @@ from torch.nn.functional import relu
 
 from models.steps.malloc import keep_small_blocks
 from models.steps.objectives import (
+    Objective,
     StyleTask,
     arithmetic,
     full_precision,
@@ -71,11 +72,8 @@ _LARGE_PICTURE_PIXELS = 3072**2
 _KEPT_NUMBERS_PER_PIXEL = 12
 
 
-class StreamedObjective:
+class StreamedObjective(Objective):
     """The loss of `PlainObjective` and its gradient, without autograd.
-
-    Attributes:
-        progress: told, after each tile, how many of the iteration's are done and how many it has.
 
     Raises:
         InputError: the network is no chain of convolutions, ReLU and pooling layers.
@@ -91,7 +89,7 @@ class StreamedObjective:
         # With its halo, a tile of a layer is not twice as large as without.
         keep_small_blocks(2 * 64 * self._tile_px**2 * task.content.element_size())
         self._blocks = blocks_of(network, *task.content.shape[2:])
-        self.progress: Callable[[int, int], None] | None = None
+        self._report: Callable[[int, int], None] | None = None
         self._tiles_done, self._tiles_of_iteration = 0, 1
         lay_out_channels_last(network)
         with torch.no_grad(), arithmetic(task.precision, task.content.device.type):
@@ -99,6 +97,9 @@ class StreamedObjective:
             assert content is not None
             self._content_target = content
             self._gram_targets = self._forward(task.style, Memory(for_backward=False)).grams
+
+    def on_progress(self, report: Callable[[int, int], None]) -> None:
+        self._report = report
 
     def __call__(self, image: Tensor) -> Tensor:
         image.grad = None
@@ -131,8 +132,8 @@ class StreamedObjective:
 
     def _tell_of_tile(self) -> None:
         self._tiles_done += 1
-        if self.progress is not None:
-            self.progress(self._tiles_done, self._tiles_of_iteration)
+        if self._report is not None:
+            self._report(self._tiles_done, self._tiles_of_iteration)
 
     def _computed_twice(self, number: int) -> bool:
         if number != 0:

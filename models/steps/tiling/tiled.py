@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.steps.objectives import StyleTask, arithmetic, full_precision, loss_scale, style_loss
+from models.steps.objectives import Objective, StyleTask, arithmetic, full_precision, loss_scale, style_loss
 from models.steps.tiling.chain import Place, TileChain, walk
 from models.steps.tiling.geometry import Tile
 
@@ -122,11 +122,15 @@ class TilePasses:
         self._pixels, self._sizes = content.pixels, content.sizes
         self._content_numbers = chain.channels[network.content_layer] * math.prod(self._sizes[network.content_layer])
         # Told after each tile how many are done, and how many an iteration has.
-        self.progress: Callable[[int, int], None] = _tell_nobody
+        self._report: Callable[[int, int], None] = _report_to_nobody
         self._done = 0
         with torch.no_grad(), arithmetic(task.precision, task.content.device.type):
             self._content_target = self._content_features(task.content)
             self._gram_targets = self._gram_matrices(task.style, style)
+
+    def on_progress(self, report: Callable[[int, int], None]) -> None:
+        """Call `report(done, all)` after each tile."""
+        self._report = report
 
     def evaluate(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Loss at the image, shape (), and what these tiles add to its gradient, shape of the image."""
@@ -261,7 +265,7 @@ class TilePasses:
 
     def _tell(self, tiles: int) -> None:
         self._done += tiles
-        self.progress(self._done, 2 * len(self.tiles))
+        self._report(self._done, 2 * len(self.tiles))
 
 
 class _KnownGradient(torch.autograd.Function):
@@ -283,7 +287,7 @@ class _KnownGradient(torch.autograd.Function):
         return total, None, None
 
 
-def _tell_nobody(done: int, every: int) -> None:
+def _report_to_nobody(done: int, every: int) -> None:
     del done, every
 
 
@@ -295,7 +299,7 @@ def _owned(features: Tensor, place: Place) -> Tensor:
 DEFAULT_TILE_PX = 512
 
 
-class TiledObjective(TilePasses):
+class TiledObjective(TilePasses, Objective):
     """The numbers of `PlainObjective`, in two passes over tiles.
 
     Raises:

@@ -86,9 +86,9 @@ def test_the_parts_of_an_iteration_are_the_iteration():
     whole, apart = (classify(workload("basic_cnn", "training")) for _ in range(2))
     for _ in range(2):
         whole()
-        for part in apart.parts.values():
+        for part in apart.parts().values():
             part()
-    assert list(apart.parts) == ["forward", "backward", "optimizer"]
+    assert list(apart.parts()) == ["forward", "backward", "optimizer"]
     assert whole.loss() == apart.loss()
 
 
@@ -108,7 +108,7 @@ def test_the_parts_add_up_to_the_whole_within_a_tenth():
     step()
     ratios = []
     for _ in range(5):  # a neighbour may disturb one side; it does not disturb every attempt the same way
-        rounds = [(seconds(step), sum(seconds(part) for part in step.parts.values())) for _ in range(15)]
+        rounds = [(seconds(step), sum(seconds(part) for part in step.parts().values())) for _ in range(15)]
         ratios.append(statistics.median(apart / whole for whole, apart in rounds))
         if abs(ratios[-1] - 1) <= 0.1:
             return

@@ -41,9 +41,9 @@ def iterate(generation, times):
 def test_a_picture_grows_from_coarse_to_fine_and_its_loss_falls_at_each_size():
     generation = iterate(Generation(workload(iterations=24)), 24)
     assert [(scale.width, scale.done) for scale in generation.scales] == [(40, True), (80, True)]
-    assert generation.image.shape == (1, 3, 80, 80)
+    assert generation.image().shape == (1, 3, 80, 80)
     assert all(scale.last_loss < scale.first_loss for scale in generation.scales)
-    assert 0 <= generation.image.min() <= generation.image.max() <= 1
+    assert 0 <= generation.image().min() <= generation.image().max() <= 1
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
@@ -54,12 +54,14 @@ def test_an_interrupted_picture_becomes_the_same_to_the_bit(tmp_path, optimizer,
     second = Generation(workload(optimizer=optimizer, unfinished=str(tmp_path / "kept")))
     assert [len(scale.durations_seconds) for scale in second.scales] == [len(scale.durations_seconds) for scale in first.scales]  # fmt: skip
     iterate(second, 8 - done)
-    assert torch.equal(second.image, whole.image)
+    assert torch.equal(second.image(), whole.image())
     assert [scale.last_loss for scale in second.scales] == [scale.last_loss for scale in whole.scales]
 
 
 def test_every_strategy_makes_the_same_picture():
-    plain, streamed = (iterate(Generation(workload(strategy=strategy)), 8).image for strategy in ("plain", "streamed"))
+    plain, streamed = (
+        iterate(Generation(workload(strategy=strategy)), 8).image() for strategy in ("plain", "streamed")
+    )
     assert (plain - streamed).abs().mean() < 0.01
     assert (plain - images.fit(images.read(PICTURES / "content.jpg"), 80, 80)).abs().mean() > 0.03
 
@@ -79,7 +81,7 @@ def test_weights_of_a_file_make_the_picture(tmp_path):
     torch.save(state, tmp_path / "weights.pth")
     generation = iterate(Generation(workload(weights=str(tmp_path / "weights.pth"), iterations=2)), 2)
     assert generation.loss() == generation.loss()
-    assert generation.image.shape[-1] == 80
+    assert generation.image().shape[-1] == 80
 
 
 def test_losses_are_balanced_so_that_a_style_that_is_wholly_missed_costs_its_layers_shares():

@@ -73,11 +73,11 @@ def test_only_the_image_is_optimised():
 
 def test_an_iteration_changes_the_image_and_its_parts_do_not_but_compute_the_same_loss():
     iteration, forward, both = (build(workload(step=step)) for step in ("StyleIteration", "StyleForward", "StyleForwardBackward"))  # fmt: skip
-    before = iteration.image.detach().clone()
+    before = iteration.image().detach().clone()
     for step in (iteration, forward, both):
         step()
     assert iteration.loss() == pytest.approx(forward.loss(), rel=1e-6) == pytest.approx(both.loss(), rel=1e-6)
-    assert not torch.equal(iteration.image, before)
+    assert not torch.equal(iteration.image(), before)
     assert isinstance(forward, StyleForward)
     assert isinstance(both, StyleForwardBackward)
     assert isinstance(iteration, StyleIteration)
@@ -89,4 +89,4 @@ def test_bfloat16_computes_nearly_the_loss_of_float32():
     brain()
     assert brain.loss() == pytest.approx(single.loss(), rel=0.05)
     assert brain.loss() != single.loss()
-    assert brain.image.dtype == torch.float32
+    assert brain.image().dtype == torch.float32

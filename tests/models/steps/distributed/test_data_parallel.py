@@ -34,9 +34,9 @@ def train(workload, silently=False):
     """In a rank: its images and labels, the weights after some iterations, and what it says that it sends."""
     step = DataParallelTraining(workload)
     for _ in range(ITERATIONS):
-        step.without_communication() if silently else step()
+        step.communication().iterate_alone() if silently else step()
     weights = torch.cat([weight.detach().flatten() for weight in step._parallel.module.parameters()])
-    return step._images, step._labels, weights, step.communication_bytes_per_iteration
+    return step._images, step._labels, weights, step.communication().bytes_per_iteration
 
 
 def distance(one, other):

@@ -57,7 +57,7 @@ def iterations(workload: Workload, count: int) -> list[Iteration]:
     done = []
     for _ in range(count):
         step()
-        sent_bytes = step.communication_bytes_per_iteration
+        sent_bytes = step.communication().bytes_per_iteration
         done.append(Iteration(step.loss(), step.own.grad, step.own.detach().clone(), sent_bytes))
     return done
 
@@ -74,7 +74,7 @@ def plain_iterations(workload: Workload, count: int) -> list[Iteration]:
     done = []
     for _ in range(count):
         step()
-        done.append(Iteration(step.loss(), step.image.grad, step.image.detach().clone()))
+        done.append(Iteration(step.loss(), step.image().grad, step.image().detach().clone()))
     return done
 
 
@@ -138,12 +138,12 @@ def iterations_beside_silent_ones(workload: Workload) -> tuple[list[Iteration], 
     silent_bytes = 0
     for _ in range(3):
         step()
-        sent_bytes = step.communication_bytes_per_iteration
+        sent_bytes = step.communication().bytes_per_iteration
         done.append(Iteration(step.loss(), step.own.grad.clone(), step.own.detach().clone(), sent_bytes))
         before = step._exchange.sent_bytes
         # Only one rank makes the call: it waits for nobody.
         if torch.distributed.get_rank() == 0:
-            step.without_communication()
+            step.communication().iterate_alone()
         silent_bytes += step._exchange.sent_bytes - before
     return done, silent_bytes
 
@@ -176,7 +176,7 @@ def sent_bytes_in_float32(workload: Workload) -> int:
     torch.set_default_dtype(torch.float32)
     step: Any = build(workload)
     step()
-    return step.communication_bytes_per_iteration
+    return step.communication().bytes_per_iteration
 
 
 def test_what_a_plan_says_of_a_group_is_what_its_ranks_send() -> None:
@@ -188,7 +188,7 @@ def test_a_rank_of_a_group_that_is_not_here_can_be_run_alone() -> None:
     step = MiddleShard(dataclasses.replace(PORTRAIT, ranks=3))
     step()
     assert step.own.shape == (1, 3, bands(PORTRAIT, 3).of_ranks[1].own.length, PORTRAIT.width)
-    assert step.communication_bytes_per_iteration == 0
+    assert step.communication().bytes_per_iteration == 0
 
 
 def test_ranks_of_vgg19_find_the_gradient_of_the_whole_image() -> None:
@@ -202,7 +202,7 @@ def told_of_tiles(workload: Workload) -> list[tuple[int, int]]:
     """In a rank."""
     step: Any = build(workload)
     told: list[tuple[int, int]] = []
-    step.watch(lambda done, every: told.append((done, every)))
+    step.on_progress(lambda done, every: told.append((done, every)))
     step()
     return told
 

@@ -129,7 +129,7 @@ def test_the_loss_scale_of_float16_does_not_stay_in_the_gradient(monkeypatch):
 def test_two_calls_give_the_same_gradient_and_every_tile_is_told_of():
     task = task_of(nin(), 64, 96, torch.float32, tile_px=32)
     objective, told, gradients = StreamedObjective(task), [], []
-    objective.progress = lambda done, every: told.append((done, every))
+    objective.on_progress(lambda done, every: told.append((done, every)))
     image = task.style.clone().requires_grad_()
     for _ in range(2):
         objective(image)

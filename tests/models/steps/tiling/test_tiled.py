@@ -151,7 +151,7 @@ def test_the_callback_is_told_of_every_tile_of_both_passes() -> None:
     task, image = style_task(network, 96, 64, 32, torch.float32)
     objective = TiledObjective(task)
     told: list[tuple[int, int]] = []
-    objective.progress = lambda done, every: told.append((done, every))
+    objective.on_progress(lambda done, every: told.append((done, every)))
     evaluate(objective, image)
     every = 2 * len(objective.tiles)
     assert told == [(done, every) for done in range(1, every + 1)]
