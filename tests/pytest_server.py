@@ -179,5 +179,7 @@ if __name__ == "__main__":
         pass
     else:
         sys.exit()
-    exec(compile(Path(sys.argv[0]).read_bytes(), sys.argv[0], "exec"), {"__name__": "__main__", "__file__": sys.argv[0]})
+    exec(
+        compile(Path(sys.argv[0]).read_bytes(), sys.argv[0], "exec"), {"__name__": "__main__", "__file__": sys.argv[0]}
+    )
     os._exit(0)

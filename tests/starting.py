@@ -53,9 +53,11 @@ class PytestServer:
         """
         assert environment.get("OMP_NUM_THREADS") == "1"
         request = {"arguments": list(arguments), "environment": dict(environment), "cwd": str(cwd)}
-        with tempfile.TemporaryFile("w+") as file, tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile(
-            "w+"
-        ) as err:
+        with (
+            tempfile.TemporaryFile("w+") as file,
+            tempfile.TemporaryFile("w+") as out,
+            tempfile.TemporaryFile("w+") as err,
+        ):
             json.dump(request, file)
             file.flush()
             socket.send_fds(self._control, [b"r"], [file.fileno(), out.fileno(), err.fileno()])
