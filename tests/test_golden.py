@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -13,19 +11,15 @@ GOLDEN = ROOT / "tests" / "golden"
 KEYS = json.loads((GOLDEN / "keys.json").read_text())
 
 
-def suite(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "--device=cpu", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+@pytest.fixture(scope="module")
+def suite(forked_pytest):
+    def suite(*arguments):
+        return forked_pytest.run(["-q", "--device=cpu", *arguments], os.environ | {"OMP_NUM_THREADS": "1"})
+
+    return suite
 
 
-def test_every_id_is_collected_that_was_collected_before():
+def test_every_id_is_collected_that_was_collected_before(suite):
     collected = []
     further = ("--strategy=all", "--precision=float32,bfloat16", "--optimizer=lbfgs", "--model=nin", "--resolution=64")
     for arguments in (("benchmarks", "--memory-limit=2GiB"), ("benchmarks/test_style_iteration.py", *further)):
@@ -35,7 +29,7 @@ def test_every_id_is_collected_that_was_collected_before():
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory):
+def compared(suite, tmp_path_factory):
     """The record of a cell that was compared with its own revision."""
     record = tmp_path_factory.mktemp("golden") / "record.json"
     cell = ("benchmarks/test_style_iteration.py", "--model=nin", "--resolution=64", "--cell-seconds=1")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.paths import ROOT
+from tests.starting import PytestServer, interruptible
 
 HERE = Path(__file__).parent
 
@@ -16,7 +17,8 @@ HERE = Path(__file__).parent
 class Suite:
     """Starts the suite with a record file of its own, and reads what came out."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, server: PytestServer) -> None:
+        self._server = server
         self.record = folder / "record.json"
 
     def command(self, *arguments: str) -> list[str]:
@@ -28,19 +30,13 @@ class Suite:
         return os.environ | {"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
 
     def run(self, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*arguments),
-            cwd=cwd,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        """A run of which the outcome matters; see `PytestServer`."""
+        return self._server.run(self.command(*arguments)[3:], self.environment, cwd)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """A pytest of its own from the first import on, for tests of what becomes of its processes."""
         return subprocess.Popen(
-            self.command(*arguments),
+            interruptible(self.command(*arguments)),
             cwd=ROOT,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -57,5 +53,5 @@ class Suite:
 
 
 @pytest.fixture
-def suite(tmp_path):
-    return Suite(tmp_path)
+def suite(tmp_path, forked_pytest):
+    return Suite(tmp_path, forked_pytest)

@@ -12,6 +12,7 @@ import pytest
 from benchmarks import calibrate
 from fixtures.comparing.file_comparison import read_calibration
 from tests.paths import ROOT
+from tests.starting import interruptible
 
 QUICK = ["--resolution=64", "--cell-seconds=1", "--drops=40%"]
 
@@ -57,7 +58,11 @@ def test_a_calibration_is_stored_can_be_gone_on_with_and_is_read_by_the_gate(tmp
 def test_ctrl_c_stores_what_was_measured_and_says_how_to_go_on(tmp_path, environment):
     output = tmp_path / "calibration.json"
     process = subprocess.Popen(
-        command(output, "--minutes=5"), cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        interruptible(command(output, "--minutes=5")),
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     deadline = time.monotonic() + 200
     while time.monotonic() < deadline and not (output.exists() and json.loads(output.read_text())["trials"]):

@@ -1,0 +1,79 @@
+"""How tests start programs: with Ctrl-C as on a terminal, and pytest runs from a process that has torch imported."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.paths import ROOT
+
+_SERVER = Path(__file__).with_name("pytest_server.py")
+_RESET = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+
+
+def interruptible(command: Sequence[str]) -> list[str]:
+    """The command, with SIGINT's default handler.
+
+    Children inherit an ignored SIGINT, and shells ignore it for what they start in the background.
+    """
+    return [sys.executable, "-c", _RESET, *command]
+
+
+class PytestServer:
+    """Runs of pytest, each in a process of its own that is forked from one with torch imported.
+
+    For runs of which only the outcome matters: it saves the imports, some seconds a run. What is about processes
+    (signals, orphans, start-up) is to start a pytest of its own with `subprocess`.
+    """
+
+    def __init__(self) -> None:
+        self._control, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                interruptible([sys.executable, str(_SERVER), str(theirs.fileno())]),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                # OpenMP reads it when torch is imported.
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+        self._replies = self._control.makefile("r")
+
+    def run(
+        self, arguments: Sequence[str], environment: Mapping[str, str], cwd: Path = ROOT, timeout_seconds: float = 300.0
+    ) -> subprocess.CompletedProcess[str]:
+        """What `python -m pytest ARGUMENTS` does; standard input is empty.
+
+        Raises:
+            TimeoutError: it took too long, and was killed.
+        """
+        assert environment.get("OMP_NUM_THREADS") == "1"
+        request = {"arguments": list(arguments), "environment": dict(environment), "cwd": str(cwd)}
+        with (
+            tempfile.TemporaryFile("w+") as file,
+            tempfile.TemporaryFile("w+") as out,
+            tempfile.TemporaryFile("w+") as err,
+        ):
+            json.dump(request, file)
+            file.flush()
+            socket.send_fds(self._control, [b"r"], [file.fileno(), out.fileno(), err.fileno()])
+            pid = json.loads(self._replies.readline())["pid"]
+            self._control.settimeout(timeout_seconds)
+            try:
+                returncode = json.loads(self._replies.readline())["returncode"]
+            except TimeoutError:
+                os.kill(pid, signal.SIGKILL)
+                raise
+            out.seek(0)
+            err.seek(0)
+            return subprocess.CompletedProcess(request["arguments"], returncode, out.read(), err.read())
+
+    def close(self) -> None:
+        """End the server; it has no run at this moment."""
+        self._replies.close()
+        self._control.close()
+        self._process.wait(60)

@@ -1,0 +1,33 @@
+"""Programs that tests start are as those that a person starts on a terminal."""
+
+import signal
+import subprocess
+import sys
+
+from tests.starting import interruptible
+
+HANDLER = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+
+
+def test_a_child_has_the_default_for_ctrl_c_although_its_parent_ignores_it():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what it starts in the background
+    try:
+        words = [sys.executable, "-c", HANDLER]
+        answers = [subprocess.check_output(command, text=True) for command in (words, interruptible(words))]
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert answers == ["False\n", "True\n"]
+
+
+def test_a_forked_run_has_the_outcome_of_a_pytest_of_its_own(forked_pytest, tmp_path):
+    (tmp_path / "test_it.py").write_text("def test_it():\n    print('said')\n    assert False\n")
+    environment = {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    arguments = ["-q", "-p", "no:cacheprovider", "test_it.py"]
+    forked = forked_pytest.run(arguments, environment, tmp_path)
+    command = [sys.executable, "-m", "pytest", *arguments]
+    alone = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (forked.returncode, alone.returncode) == (1, 1)
+    assert [line for line in forked.stdout.splitlines() if " in " not in line] == [
+        line for line in alone.stdout.splitlines() if " in " not in line
+    ]
+    assert forked_pytest.run(["--no-such-option"], environment, tmp_path).returncode == 4
