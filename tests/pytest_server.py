@@ -23,10 +23,7 @@ _BASE_PATH = sys.path[1:]  # the first is this file's folder
 
 def main() -> None:
     import numpy  # noqa: F401
-    import PIL.Image
     import pytest  # noqa: F401
-    import torch._dynamo
-    import torch.utils.flop_counter
     import torchvision.transforms.v2  # noqa: F401
 
     gc.collect()
