@@ -94,6 +94,7 @@ class GroupCell:
             batch=options.batch or (matrix.batch or (1,))[0],
             mode=matrix.fixed.get("mode", ""),
             ranks=int(os.environ["WORLD_SIZE"]),
+            kind=matrix.kind,
         )
         if self._scaling == "strong" and self._cell.batch % self._cell.ranks:
             raise InputError(
@@ -179,7 +180,7 @@ def sentence_of(outcome: Outcome) -> str:
         return f"{cell.benchmark} {cell.model} with {cell.ranks} ranks: {result.status}: {result.message}"
     return (
         f"{cell.benchmark} {cell.model} with {cell.ranks} ranks on {', '.join(details['hosts'])}:"
-        f" {result.median_seconds * 1e3:.4g} ms/iteration, {details['images_per_second']:.4g} images/s,"
+        f" {result.median_seconds * 1e3:.4g} ms/iteration, {outcome.images_per_second or 0.0:.4g} images/s,"
         f" {details['communication_share']:.1%} of it communication"
     )
 

@@ -38,6 +38,16 @@ STEPS = {
     "middle_shard": "models.steps.distributed.sharded:MiddleShard",
 }
 
+# What kind of work the steps do that are no style iterations; a step of a user's own is as its catalog of models says.
+STEP_KINDS = {
+    "classify": "classification",
+    "data_parallel_training": "classification",
+    "input_pipeline": "input",
+    **dict.fromkeys(
+        ("copy", "matrix_product", "convolution", "transfer", "launch", "elements", "images"), "device_limit"
+    ),
+}
+
 # Each network's factory, as a reference that a worker can import.
 STYLE_NETWORKS = {
     "nin": "models.nin:nin",

@@ -31,7 +31,7 @@ _ROW_INCHES = 0.34
 
 def classification(material: Material) -> Section | None:
     """The section; None if no classifier was asked for."""
-    cells = [cell for cell in material.cells if cell.word("mode") and not cell.word("scaling")]
+    cells = [cell for cell in material.cells if cell.kind == "classification" and not cell.word("scaling")]
     measured = [
         cell for cell in cells if cell.ran and cell.axes["batch"] != "largest" and not cell.facts.get("parts_seconds")
     ]
@@ -177,7 +177,7 @@ def _time(seconds: float | None) -> Datum:
 
 def input_side(material: Material) -> Section | None:
     """The section; None if the input side was not measured."""
-    cells = [cell for cell in material.cells if cell.model == "jpeg" and cell.word("size")]
+    cells = [cell for cell in material.cells if cell.kind == "input"]
     ran = [cell for cell in cells if cell.ran and cell.number("images_per_second")]
     if not ran:
         return None

@@ -95,9 +95,14 @@ class ShownCell:
         return self.status == "ok"
 
     @property
+    def kind(self) -> str:
+        """What its iteration is a unit of, as `fixtures.schema.Kind` has it."""
+        return self.word("kind")
+
+    @property
     def generates(self) -> bool:
         """Whether an iteration is one of image generation, on one rank and at a size that was asked for."""
-        return not any(map(self.word, ("mode", "size", "scaling"))) and self.pixels > 0 and not self.is_search
+        return self.kind == "style" and not self.word("scaling") and self.pixels > 0 and not self.is_search
 
     @property
     def pixels(self) -> int:
@@ -137,7 +142,7 @@ class ShownCell:
         """What tells it from cells of the same model and size: all other axes that are not at their default."""
         ranks = self.number("ranks") or 1
         words = [self.variant, self.word("mode"), self.word("size"), f"{ranks:g} ranks" if ranks > 1 else ""]
-        if self.word("mode"):
+        if self.kind == "classification":
             words.append(f"batch {self.axes['batch']}")
         return " ".join(word for word in words if word)
 
@@ -174,7 +179,9 @@ class Material:
     @property
     def series(self) -> tuple[tuple[str, str], ...]:
         """Device and model of all cells with models: what has a colour and a marker of its own."""
-        return tuple(dict.fromkeys((cell.place, cell.model) for cell in self.cells if not cell.word("size")))
+        return tuple(
+            dict.fromkeys((cell.place, cell.model) for cell in self.cells if cell.kind not in ("device_limit", "input"))
+        )
 
 
 def gather(files: Sequence[RecordFile]) -> Material:

@@ -59,7 +59,11 @@ def _rate(material: Material, ran: Sequence[ShownCell]) -> str | None:
 
 
 def _classified(material: Material) -> str | None:
-    ran = [cell for cell in material.cells if cell.word("mode") and cell.number("images_per_second") and cell.ran]
+    ran = [
+        cell
+        for cell in material.cells
+        if cell.kind == "classification" and cell.number("images_per_second") and cell.ran
+    ]
     if not ran:
         return None
     best = max(ran, key=lambda cell: cell.number("images_per_second") or 0)

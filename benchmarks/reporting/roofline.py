@@ -181,7 +181,7 @@ _TITLE_CHARACTERS = 44
 
 def limits(material: Material) -> Section | None:
     """The section; None if no limit was measured."""
-    cells = [cell for cell in material.cells if cell.model in QUANTITIES and cell.word("size")]
+    cells = [cell for cell in material.cells if cell.kind == "device_limit"]
     by_quantity: dict[str, list[ShownCell]] = {}
     for cell in cells:
         if cell.ran and cell.number("rate"):

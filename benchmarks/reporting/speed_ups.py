@@ -58,7 +58,7 @@ def speed_ups_of(material: Material) -> list[SpeedUp]:
     """Each cell that ran, against its machine's cpu where that did as well, else against the slowest device."""
     same: dict[tuple[object, ...], list[ShownCell]] = {}
     for cell in material.cells:
-        if cell.seconds and not cell.word("size") and not cell.is_search:
+        if cell.seconds and cell.kind not in ("device_limit", "input") and not cell.is_search:
             key = tuple(value for axis, value in cell.axes.items() if axis != "device")
             same.setdefault(key, []).append(cell)
     found: list[SpeedUp] = []

@@ -291,3 +291,11 @@ def test_the_search_for_the_largest_image_on_cpu_waits_to_be_asked_for(suite):
         for more in ((), ("-m", "search"), ("--memory-limit=1GiB",))
     ]
     assert counts == [0, 1, 1]
+
+
+def test_details_of_a_plugin_that_would_overwrite_the_record_fail_the_cell_and_overwrite_nothing(suite):
+    done = suite.run(*ONLY, "-p", "clashing_plugin", "--model=tiny", "--resolution=64")
+    assert done.returncode == 1
+    assert "pytest_goghmark_details gives 'status', which the record file's cells have already" in done.stdout
+    (cell,) = suite.recorded()["cells"]
+    assert (cell["status"], cell["room"]) == ("ok", 4096)
