@@ -174,6 +174,14 @@ def smallest_classifier_side(model: str, mode: str, batch: int, width_px: int, h
     return classifiers.smallest_side(network, mode, batch)
 
 
+def iterations_until_settled(optimizer: str) -> int:
+    """Iterations of an optimiser of images after which its state takes all the memory that it will ever take."""
+    from models.steps.style import LBFGS_HISTORY
+
+    # The first pair of L-BFGS's history comes in the second iteration, and Adam's state at the end of the first.
+    return LBFGS_HISTORY + 2 if optimizer == "lbfgs" else 2
+
+
 def gradient_deviation(work: "Workload") -> float:
     """Relative L2 distance of a style iteration's gradient from that of float64, on a small picture."""
     from models.steps.style import gradient_deviation as deviation
