@@ -5,6 +5,7 @@ worker imports the `models` of its own tree, so that names and references are re
 """
 
 import dataclasses
+import importlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -108,6 +109,16 @@ def check_step(reference: str) -> None:
             f"step {reference!r} is {factory!r}, no step; name a class derived from models.workload.Step, or a function"
             " that returns one"
         )
+
+
+def import_steps() -> None:
+    """Import all that steps are made of, so that a worker that is forked afterwards need not.
+
+    Raises:
+        ImportError: this tree lacks something that its steps need.
+    """
+    for reference in STEPS.values():
+        importlib.import_module(reference.partition(":")[0])
 
 
 def keep_freed_memory() -> None:

@@ -123,7 +123,7 @@ def regular_expression():
 def memory_balloon():
     held = []
     while True:
-        held.append(bytearray(2**24))
+        held.append(bytearray(2**28))
 
 
 @model

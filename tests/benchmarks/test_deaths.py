@@ -48,12 +48,9 @@ def deaths(tmp_path_factory, forked_pytest):
     suite = Suite(folder, forked_pytest)
     words = ["-p", "deadly_models", "--benchmark-only", "-k", "style_iteration", "--cell-timeout=2", "--resolution=16"]
     words += [f"--model={','.join(DEATHS)}", "--memory-limit=1GiB", "--cell-seconds=0.01"]
-    start = time.monotonic()
     done = forked_pytest.run(suite.command(*words)[3:], suite.environment | {MARK: str(folder)})
     assert suite.record.exists(), (done.stdout + done.stderr)[-2000:]
-    return SimpleNamespace(
-        suite=suite, done=done, seconds=time.monotonic() - start, marked=f"{MARK}={folder}".encode(), folder=folder
-    )
+    return SimpleNamespace(suite=suite, done=done, marked=f"{MARK}={folder}".encode())
 
 
 @pytest.fixture(scope="module")
@@ -103,14 +100,10 @@ def test_no_process_is_left(deaths):
 def marked_processes(mark):
     """Processes with the mark in the environment that they were started with, or forked from a process that was."""
     found = []
-    for entry in Path("/proc").glob("[0-9]*/environ"):
+    for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            if mark in entry.read_bytes() and int(entry.parent.name) != os.getpid():
-                found.append(entry.parent.name)
+            if mark in Path(f"/proc/{pid}/environ").read_bytes() and int(pid) != os.getpid():
+                found.append(pid)
         except OSError:  # ended meanwhile
             continue
     return found
-
-
-def test_the_run_takes_its_time_only(deaths):
-    assert deaths.seconds < 60  # some 15 s on an idle machine
