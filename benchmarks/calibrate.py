@@ -23,9 +23,9 @@ from typing import Any
 from benchmarks import cli
 from fixtures.comparing.calibration import (
     HEADER,
-    Bench,
     NotCalibrated,
     Row,
+    TrialRunner,
     achieved_drop,
     deviation_of_logs,
     products_for,
@@ -165,10 +165,10 @@ class Calibration:
         end = time.monotonic() + time_seconds
         settings, chance = self._settings, random.Random()  # noqa: S311 - a coin, no secret
         lengths = settings["cell_seconds"], settings["run_seconds"]
-        bench = Bench(baseline, candidate, self._cell, *lengths, chance, progress)
+        trials = TrialRunner(baseline, candidate, self._cell, *lengths, chance, progress)
         if self._content["products_per_slowdown"] is None:
             say("measuring how much extra work makes a slowdown ...")
-            self._content["products_per_slowdown"] = bench.products_per_slowdown()
+            self._content["products_per_slowdown"] = trials.products_per_slowdown()
             self._store()
         done = 0
         while True:
@@ -177,9 +177,9 @@ class Calibration:
                     return
                 products = products_for(drop, self._content["products_per_slowdown"])
                 if kind == "trials":
-                    found = bench.side_by_side(products, max_drop) | {"drop": drop, "max_drop": max_drop}
+                    found = trials.side_by_side(products, max_drop) | {"drop": drop, "max_drop": max_drop}
                 else:
-                    found = bench.run(products) | {"drop": drop}
+                    found = trials.run(products) | {"drop": drop}
                 self._content[kind].append(found)
                 self._store()
                 done += 1

@@ -25,7 +25,7 @@ from fixtures import parsing
 from fixtures.host import threads_of_rank
 from fixtures.marker import Matrix
 from fixtures.options import PICTURES
-from fixtures.progress.events import unheard
+from fixtures.progress.events import ignore_progress
 from fixtures.records.recorder import Recorder, commit_facts
 from fixtures.runner.group_runner import concluded, group_setup
 from fixtures.runner.launchers import SUITE
@@ -108,7 +108,7 @@ class GroupCell:
 
         started = datetime.datetime.now(datetime.UTC)
         threads = self._options.threads or threads_of_rank(self._cell.device, int(os.environ["LOCAL_WORLD_SIZE"]))
-        results = run_launched(self._setup(threads), unheard)
+        results = run_launched(self._setup(threads), ignore_progress)
         if os.environ["RANK"] != "0":
             return None
         nothing = Failure("error", "build", "not run")

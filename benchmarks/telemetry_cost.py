@@ -66,15 +66,15 @@ def measured(runner: Runner, cell: Cell, watchers: Watchers, budget_seconds: flo
         CellEnded: the cell failed.
         InputError: the device cannot be watched, so that there is no cost.
     """
-    with runner.warm(cell, STEP, Effort(0.0)) as life, life.ended():
+    with runner.warm(cell, STEP, Effort(0.0)) as session, session.ended():
 
         def block(side: str, block_seconds: float) -> list[float]:
             if side == "baseline":
-                found: list[float] = life.call("measure", seconds=block_seconds, least_rounds=1)["durations_seconds"]
+                found: list[float] = session.call("measure", seconds=block_seconds, least_rounds=1)["durations_seconds"]
                 return found
             watch = watchers(cell.device, 1)
             with watch.measuring():
-                found = life.call("measure", seconds=block_seconds, least_rounds=1)["durations_seconds"]
+                found = session.call("measure", seconds=block_seconds, least_rounds=1)["durations_seconds"]
             told = watch.facts(Measurement(tuple(found), 0, None, None, None, 0, None), len(found))
             if not told or not told.get("sampled"):
                 raise InputError(f"{cell.device} cannot be watched: {told and told['unavailable']}")

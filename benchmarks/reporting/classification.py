@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from benchmarks.reporting.data import Material, ShownCell
+from benchmarks.reporting.data import ReportData, ShownCell
 from benchmarks.reporting.plotting import (
     COLOURS,
     MARKERS,
@@ -29,9 +29,9 @@ from fixtures.parsing import amount
 _ROW_INCHES = 0.34
 
 
-def classification(material: Material) -> Section | None:
+def classification(report_data: ReportData) -> Section | None:
     """The section; None if no classifier was asked for."""
-    cells = [cell for cell in material.cells if cell.kind == "classification" and not cell.word("scaling")]
+    cells = [cell for cell in report_data.cells if cell.kind == "classification" and not cell.word("scaling")]
     measured = [
         cell for cell in cells if cell.ran and cell.axes["batch"] != "largest" and not cell.facts.get("parts_seconds")
     ]
@@ -175,16 +175,16 @@ def _time(seconds: float | None) -> Datum:
     return word(None) if seconds is None else Datum(readable_time(seconds), seconds)
 
 
-def input_side(material: Material) -> Section | None:
+def input_side(report_data: ReportData) -> Section | None:
     """The section; None if the input side was not measured."""
-    cells = [cell for cell in material.cells if cell.kind == "input"]
+    cells = [cell for cell in report_data.cells if cell.kind == "input"]
     ran = [cell for cell in cells if cell.ran and cell.number("images_per_second")]
     if not ran:
         return None
     best = max(ran, key=_rate)
     fed = [
         cell
-        for cell in material.cells
+        for cell in report_data.cells
         if cell.word("mode") == "forward" and cell.ran and cell.axes["resolution"] == best.axes["resolution"]
     ]
     title = f"Pictures made ready at {best.size_px} px, by worker threads"

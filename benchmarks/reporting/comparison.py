@@ -13,7 +13,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.reporting.data import Machine, Material, commit_of
+from benchmarks.reporting.data import Machine, ReportData, commit_of
 from benchmarks.reporting.plotting import BLUE, GREEN, GRID, MUTED, VERMILLION, canvas, is_narrow, legend_below, look
 from benchmarks.reporting.sections import Chart, Datum, Row, Section, Table, word
 from fixtures.comparing.file_comparison import compare_files
@@ -52,9 +52,9 @@ class Compared:
         return (low, high) if low and high and math.isfinite(high) else None
 
 
-def comparison(material: Material) -> Section | None:
+def comparison(report_data: ReportData) -> Section | None:
     """The section; None if nothing was compared, and no cell stands in two files of a machine."""
-    compared, notes = compared_of(material)
+    compared, notes = compared_of(report_data)
     if not compared:
         return None
     with_ratio = [one for one in compared if one.ratio]
@@ -72,23 +72,23 @@ def comparison(material: Material) -> Section | None:
     )
 
 
-def compared_of(material: Material) -> tuple[list[Compared], list[str]]:
+def compared_of(report_data: ReportData) -> tuple[list[Compared], list[str]]:
     """What was compared side by side, and files of one machine against each other; and how to take it."""
     found = [
         Compared(cell_id(cell.identity), cell.place, cell.model, cell.facts)
-        for cell in material.cells
+        for cell in report_data.cells
         if "verdict" in cell.facts and isinstance(cell.facts.get("comparison"), dict)
     ]
     notes = ["Side by side: both revisions in warm workers that alternate, on the same machine."] if found else []
     beside = {one.name for one in found}
-    for machine in material.machines:
-        bases, head = before_and_after(material.files_of(machine))
+    for machine in report_data.machines:
+        bases, head = before_and_after(report_data.files_of(machine))
         if not bases:
             continue
         notes.append(_conditions(bases, head))
         for identity, (name, details) in _verdicts(bases, head).items():
             if name not in beside:
-                found.append(Compared(name, _place(material, machine, identity), str(identity[2]), details))
+                found.append(Compared(name, _place(report_data, machine, identity), str(identity[2]), details))
     return found, notes
 
 
@@ -151,9 +151,9 @@ def _conditions(bases: Sequence[RecordFile], head: RecordFile) -> str:
     return said + (f" Conditions differ: {'; '.join(different)}." if different else "")
 
 
-def _place(material: Material, machine: Machine, identity: Identity) -> str:
+def _place(report_data: ReportData, machine: Machine, identity: Identity) -> str:
     device = str(identity[1])
-    here = [cell.place for cell in material.cells if cell.machine is machine and cell.word("device") == device]
+    here = [cell.place for cell in report_data.cells if cell.machine is machine and cell.word("device") == device]
     return here[0] if here else device
 
 
@@ -241,15 +241,15 @@ class Course:
         return max(abs(math.log(value / 100)) for value in self.relative if not math.isnan(value))
 
 
-def history(material: Material) -> Section | None:
+def history(report_data: ReportData) -> Section | None:
     """The section; None if no cell was measured in three files of one machine."""
     charts, tables, findings = [], [], []
-    for place, machine in enumerate(material.machines):
-        files = material.files_of(machine)
+    for place, machine in enumerate(report_data.machines):
+        files = report_data.files_of(machine)
         courses = sorted(courses_of(files), key=lambda course: -course.moved)
         if not courses:
             continue
-        stem = "history" if len(material.machines) == 1 else f"history-{place + 1}"
+        stem = "history" if len(report_data.machines) == 1 else f"history-{place + 1}"
         labels = [commit_of(file) or file.path.stem for file in files]
         title = f"Throughput over commits on {machine.name}, relative to the first"
         charts.append(Chart(stem, title, partial(_draw_history, courses, labels)))

@@ -148,7 +148,7 @@ class ShownCell:
 
 
 @dataclass(frozen=True)
-class Material:
+class ReportData:
     """All that the sections take from.
 
     Attributes:
@@ -184,7 +184,7 @@ class Material:
         )
 
 
-def gather(files: Sequence[RecordFile]) -> Material:
+def gather(files: Sequence[RecordFile]) -> ReportData:
     """The material in files, of which a later one replaces cells of an earlier one of the same machine."""
     by_key: dict[str, list[int]] = {}
     for place, file in enumerate(files):
@@ -202,7 +202,7 @@ def gather(files: Sequence[RecordFile]) -> Material:
         for identity, facts in file.cells.items():
             shown = ShownCell(facts, identity, machine, _place(str(facts["device"]), machine, machines), file.path)
             cells[machine.name, identity] = shown
-    return Material(tuple(files), tuple(machines), tuple(cells.values()), machine_of)
+    return ReportData(tuple(files), tuple(machines), tuple(cells.values()), machine_of)
 
 
 def commit_of(file: RecordFile) -> str:

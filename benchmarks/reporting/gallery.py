@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from benchmarks.reporting.data import Material, ShownCell
+from benchmarks.reporting.data import ReportData, ShownCell
 from benchmarks.reporting.sections import Picture, Section
 from fixtures.formatting import figure
 
@@ -16,9 +16,9 @@ _QUALITY = 82
 _MOST_PICTURES = 24
 
 
-def gallery(material: Material) -> Section | None:
+def gallery(report_data: ReportData) -> Section | None:
     """The section; None if no cell has a picture that is still there."""
-    cells = sorted(material.cells, key=lambda cell: (cell.model, cell.pixels))
+    cells = sorted(report_data.cells, key=lambda cell: (cell.model, cell.pixels))
     shown = [picture for cell in cells if (picture := picture_of(cell)) is not None]
     if not shown:
         return None

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.reporting.data import Material, ShownCell
+from benchmarks.reporting.data import ReportData, ShownCell
 from benchmarks.reporting.speed_ups import most_telling, speed_ups_of
 from fixtures.formatting import figure, readable_size, readable_time
 
@@ -30,12 +30,14 @@ class Headline:
     tiles: Sequence[Tile]
 
 
-def headline(material: Material) -> Headline:
+def headline(report_data: ReportData) -> Headline:
     """The most telling of what was measured; also of a run in which nothing was."""
-    ran = [cell for cell in material.iterations if cell.ran]
-    title = _rate(material, ran) or _classified(material) or _anything(material)
-    sentences = [sentence for sentence in (_largest(material), _large_pictures(ran), _failures(material)) if sentence]
-    return Headline(title, sentences, [tile for tile in (*_tiles(material, ran), _counted(material)) if tile])
+    ran = [cell for cell in report_data.iterations if cell.ran]
+    title = _rate(report_data, ran) or _classified(report_data) or _anything(report_data)
+    sentences = [
+        sentence for sentence in (_largest(report_data), _large_pictures(ran), _failures(report_data)) if sentence
+    ]
+    return Headline(title, sentences, [tile for tile in (*_tiles(report_data, ran), _counted(report_data)) if tile])
 
 
 def _chosen(ran: Sequence[ShownCell]) -> ShownCell | None:
@@ -49,19 +51,19 @@ def _chosen(ran: Sequence[ShownCell]) -> ShownCell | None:
     return max((cell for cell in own if cell.pixels == nearest.pixels), key=lambda cell: cell.per_minute or 0)
 
 
-def _rate(material: Material, ran: Sequence[ShownCell]) -> str | None:
+def _rate(report_data: ReportData, ran: Sequence[ShownCell]) -> str | None:
     cell = _chosen(ran)
     if cell is None:
         return None
     said = f"{cell.name} at {cell.size_px} px: {figure(cell.per_minute or 0)} iterations per minute on {cell.place}"
-    faster = [one for one in speed_ups_of(material) if one.cell is cell]
+    faster = [one for one in speed_ups_of(report_data) if one.cell is cell]
     return said + (f", {figure(faster[0].times)} times as fast as {faster[0].base.place}" if faster else "")
 
 
-def _classified(material: Material) -> str | None:
+def _classified(report_data: ReportData) -> str | None:
     ran = [
         cell
-        for cell in material.cells
+        for cell in report_data.cells
         if cell.kind == "classification" and cell.number("images_per_second") and cell.ran
     ]
     if not ran:
@@ -73,15 +75,15 @@ def _classified(material: Material) -> str | None:
     )
 
 
-def _anything(material: Material) -> str:
-    ran = sum(cell.ran for cell in material.cells)
+def _anything(report_data: ReportData) -> str:
+    ran = sum(cell.ran for cell in report_data.cells)
     if ran:
-        return f"{ran} of {len(material.cells)} cells have figures"
-    return "No cell has figures" if material.cells else "The record has no cells"
+        return f"{ran} of {len(report_data.cells)} cells have figures"
+    return "No cell has figures" if report_data.cells else "The record has no cells"
 
 
-def _largest(material: Material) -> str | None:
-    found = [cell for cell in material.cells if cell.number("largest_side_px")]
+def _largest(report_data: ReportData) -> str | None:
+    found = [cell for cell in report_data.cells if cell.number("largest_side_px")]
     if not found:
         return None
     best = max(found, key=lambda cell: cell.number("largest_side_px") or 0)
@@ -101,21 +103,21 @@ def _large_pictures(ran: Sequence[ShownCell]) -> str | None:
     return said + (f" in {readable_size(cell.peak_bytes)}." if cell.peak_bytes else ".")
 
 
-def _failures(material: Material) -> str | None:
-    statuses = [cell.status.replace("_", " ") for cell in material.cells if not cell.ran]
+def _failures(report_data: ReportData) -> str | None:
+    statuses = [cell.status.replace("_", " ") for cell in report_data.cells if not cell.ran]
     if not statuses:
         return None
     counted = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
     return f"Without figures: {counted}."
 
 
-def _tiles(material: Material, ran: Sequence[ShownCell]) -> list[Tile]:
+def _tiles(report_data: ReportData, ran: Sequence[ShownCell]) -> list[Tile]:
     tiles = []
     if cell := _chosen(ran):
         tiles.append(Tile(figure(cell.per_minute or 0), f"iterations per minute, {cell.name}, {cell.size_px} px"))
         if cell.peak_bytes:
             tiles.append(Tile(readable_size(cell.peak_bytes), f"peak memory, {cell.name}, {cell.size_px} px"))
-    if found := speed_ups_of(material):
+    if found := speed_ups_of(report_data):
         best = most_telling(found)
         tiles.append(Tile(f"{figure(best.times)} ×", f"{best.cell.place} against {best.base.place}, {best.question}"))
     if ran:
@@ -124,8 +126,8 @@ def _tiles(material: Material, ran: Sequence[ShownCell]) -> list[Tile]:
     return tiles
 
 
-def _counted(material: Material) -> Tile | None:
-    if not material.cells:
+def _counted(report_data: ReportData) -> Tile | None:
+    if not report_data.cells:
         return None
-    ran = sum(cell.ran for cell in material.cells)
-    return Tile(f"{ran} of {len(material.cells)}", "cells have figures")
+    ran = sum(cell.ran for cell in report_data.cells)
+    return Tile(f"{ran} of {len(report_data.cells)}", "cells have figures")

@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.reporting.data import Material, ShownCell, commit_of
+from benchmarks.reporting.data import ReportData, ShownCell, commit_of
 from benchmarks.reporting.plotting import Look, canvas, curve, legend_below, looks, plain_numbers, size_ticks
 from benchmarks.reporting.sections import Chart, Datum, Row, Section, Table, memory, number, percent, row, size, word
 from benchmarks.reporting.throughput import MOST_LINES, Line, lines_of, look_of
@@ -25,17 +25,18 @@ _NAMES = {
 }  # fmt: skip
 
 
-def machines(material: Material) -> Section:
+def machines(report_data: ReportData) -> Section:
     """The section; it is always there."""
     facts = {
-        machine.name: _facts([file.machine for file in material.files_of(machine)]) for machine in material.machines
+        machine.name: _facts([file.machine for file in report_data.files_of(machine)])
+        for machine in report_data.machines
     }
-    count = len(material.machines)
+    count = len(report_data.machines)
     return Section(
         "machine",
         "Machine" if count == 1 else f"{count} machines",
         "Rates are of these devices and versions; others have others.",
-        tables=(_files(material),),
+        tables=(_files(report_data),),
         facts=facts,
     )
 
@@ -65,19 +66,19 @@ def _device(device: Mapping[str, Any]) -> str:
     return str(device.get("model")) + (f", {readable_size(memory)}" if memory else "")
 
 
-def _files(material: Material) -> Table:
+def _files(report_data: ReportData) -> Table:
     rows = [
         Row(
             [
                 word(file.path.name),
-                word(material.machine_of[place].name),
+                word(report_data.machine_of[place].name),
                 word(commit_of(file)),
                 word(_started(file)),
                 number(len(file.cells)),
                 number(sum(cell["status"] == "ok" for cell in file.cells.values())),
             ]
         )
-        for place, file in enumerate(material.files)
+        for place, file in enumerate(report_data.files)
     ]
     return Table("Record files of this report", ("file", "machine", "commit", "started", "cells", "with figures"), rows)
 
@@ -92,9 +93,9 @@ _HEADER = (
 )  # fmt: skip
 
 
-def all_cells(material: Material) -> Section | None:
+def all_cells(report_data: ReportData) -> Section | None:
     """The section; None if there are no cells."""
-    if not material.cells:
+    if not report_data.cells:
         return None
     rows = [
         row(
@@ -111,9 +112,9 @@ def all_cells(material: Material) -> Section | None:
             word(_status(cell)),
             _message(cell),
         )
-        for cell in material.cells
+        for cell in report_data.cells
     ]
-    doubtful = sum(bool(cell.doubts) for cell in material.cells)
+    doubtful = sum(bool(cell.doubts) for cell in report_data.cells)
     marked = f"{doubtful} cell is" if doubtful == 1 else f"{doubtful} cells are"
     notes = [f"{marked} marked *: the device throttled, or was shared with others."] if doubtful else []
     finding = "Click a heading to sort; the filter above narrows all tables and dims the plots."
@@ -142,14 +143,14 @@ _SAMPLED = (
 )
 
 
-def watched(material: Material) -> Section | None:
+def watched(report_data: ReportData) -> Section | None:
     """The section; None if no cell was watched."""
-    cells = [cell for cell in material.cells if cell.ran and cell.telemetry]
+    cells = [cell for cell in report_data.cells if cell.ran and cell.telemetry]
     if not cells:
         return None
-    with_energy = [cell for cell in material.iterations if _joules(cell)]
+    with_energy = [cell for cell in report_data.iterations if _joules(cell)]
     lines = lines_of(with_energy)[:MOST_LINES]
-    draw = partial(_draw, lines, looks(material))
+    draw = partial(_draw, lines, looks(report_data))
     return Section(
         "telemetry",
         "Telemetry",

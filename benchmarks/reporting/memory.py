@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from benchmarks.reporting.data import Material, ShownCell
+from benchmarks.reporting.data import ReportData, ShownCell
 from benchmarks.reporting.plotting import INK, Look, canvas, curve, legend_below, looks, size_ticks, tag
 from benchmarks.reporting.sections import Chart, Section, Table, memory, number, percent, row, size, word
 from benchmarks.reporting.throughput import MOST_LINES, Line, lines_of, look_of
@@ -21,9 +21,9 @@ from fixtures.formatting import readable_size
 _APART = 0.75
 
 
-def peak_memory(material: Material) -> Section | None:
+def peak_memory(report_data: ReportData) -> Section | None:
     """The section; None if no memory is known of any style iteration."""
-    cells = [cell for cell in material.iterations if cell.peak_bytes or _predicted(cell)]
+    cells = [cell for cell in report_data.iterations if cell.peak_bytes or _predicted(cell)]
     lines = lines_of(cells)[:MOST_LINES]
     if not lines:
         return None
@@ -31,7 +31,7 @@ def peak_memory(material: Material) -> Section | None:
         "memory",
         "Peak memory by image size",
         _finding(cells),
-        charts=(Chart("memory", "Peak memory against pixels", partial(_draw, lines, looks(material))),),
+        charts=(Chart("memory", "Peak memory against pixels", partial(_draw, lines, looks(report_data))),),
         tables=(_table(cells),),
         notes=(
             "Filled: measured. Hollow, dotted: predicted before the cell ran. On an accelerator it is device memory, on"
@@ -149,16 +149,16 @@ def _table(cells: Sequence[ShownCell]) -> Table:
 _BAR_INCHES = 0.3
 
 
-def largest(material: Material) -> Section | None:
+def largest(report_data: ReportData) -> Section | None:
     """The section; None if no largest image was looked for."""
-    cells = [cell for cell in material.cells if cell.axes["resolution"] == "largest"]
+    cells = [cell for cell in report_data.cells if cell.axes["resolution"] == "largest"]
     found = sorted((cell for cell in cells if _side_px(cell)), key=_side_px, reverse=True)
     if not cells:
         return None
     said = "None of the searches found an image that fits."
     if found:
         said = f"{found[0].name} on {found[0].place}: {_side_px(found[0])} × {_side_px(found[0])} px."
-    draw = partial(_draw_largest, found, {series: look.colour for series, look in looks(material).items()})
+    draw = partial(_draw_largest, found, {series: look.colour for series, look in looks(report_data).items()})
     return Section(
         "largest",
         "Largest image that fits",

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from benchmarks.reporting import plotting
 from benchmarks.reporting.classification import classification, input_side
 from benchmarks.reporting.comparison import comparison, history
-from benchmarks.reporting.data import Material
+from benchmarks.reporting.data import ReportData
 from benchmarks.reporting.gallery import gallery
 from benchmarks.reporting.headline import headline
 from benchmarks.reporting.machines import all_cells, machines, watched
@@ -24,7 +24,7 @@ from fixtures.formatting import markdown_table
 from fixtures.schema import write_atomically
 
 # In the order of the page: what is asked first stands first.
-SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
+SECTIONS: tuple[Callable[[ReportData], Section | None], ...] = (
     comparison,
     throughput,
     heat_map,
@@ -47,13 +47,13 @@ SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
 _MARKDOWN_ROWS = 40
 
 
-def write(material: Material, folder: Path) -> list[Path]:
+def write(report_data: ReportData, folder: Path) -> list[Path]:
     """Write `index.html`, `summary.md` and `plots/`; all that was written, the page first.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    sections = [section for make in SECTIONS if (section := make(material)) is not None]
+    sections = [section for make in SECTIONS if (section := make(report_data)) is not None]
     plots = folder / "plots"
     plots.mkdir(parents=True, exist_ok=True)
     drawings = {chart.name: _drawn(chart, plots) for section in sections for chart in section.charts}
@@ -64,9 +64,9 @@ def write(material: Material, folder: Path) -> list[Path]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    given = {"headline": headline(material), "sections": sections, "material": material}
+    given = {"headline": headline(report_data), "sections": sections, "material": report_data}
     page = templates.get_template("page.html.j2").render(
-        **given, drawings=drawings, choices=_choices(material), css=_own("page.css"), script=_own("page.js")
+        **given, drawings=drawings, choices=_choices(report_data), css=_own("page.css"), script=_own("page.js")
     )
     summary = templates.get_template("summary.md.j2").render(**given, markdown=_markdown)
     write_atomically(folder / "index.html", page)
@@ -87,12 +87,12 @@ def _drawn(chart: Chart, plots: Path) -> Sequence[Markup]:
     return inline
 
 
-def _choices(material: Material) -> Mapping[str, Sequence[str]]:
+def _choices(report_data: ReportData) -> Mapping[str, Sequence[str]]:
     """What the page can be narrowed to."""
     return {
-        "place": material.places,
-        "model": tuple(dict.fromkeys(cell.model for cell in material.cells)),
-        "status": tuple(dict.fromkeys(cell.status for cell in material.cells)),
+        "place": report_data.places,
+        "model": tuple(dict.fromkeys(cell.model for cell in report_data.cells)),
+        "status": tuple(dict.fromkeys(cell.status for cell in report_data.cells)),
     }
 
 

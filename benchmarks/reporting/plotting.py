@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from benchmarks.reporting.data import Material, ShownCell
+from benchmarks.reporting.data import ReportData, ShownCell
 from fixtures.formatting import figure
 
 INK, MUTED, GRID, PAPER = "#1d2126", "#646c75", "#dfe2e6", "#fefefe"
@@ -93,9 +93,9 @@ class Look:
     dash: str
 
 
-def looks(material: Material) -> dict[tuple[str, str], Look]:
+def looks(report_data: ReportData) -> dict[tuple[str, str], Look]:
     """A look for each device and model: colours first, then other dashes of the same colours; all markers differ."""
-    return {series: look(place) for place, series in enumerate(material.series)}
+    return {series: look(place) for place, series in enumerate(report_data.series)}
 
 
 def look(place: int) -> Look:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from benchmarks.reporting.data import Material, ShownCell
+from benchmarks.reporting.data import ReportData, ShownCell
 from benchmarks.reporting.plotting import (
     DASHES,
     INK,
@@ -41,9 +41,9 @@ class Roof:
     bytes_per_second: float | None
 
 
-def roofline(material: Material) -> Section | None:
+def roofline(report_data: ReportData) -> Section | None:
     """The section; None if the share of the ceiling is known of no cell."""
-    placed = [cell for cell in material.cells if cell.ran and cell.number("ceiling_share")]
+    placed = [cell for cell in report_data.cells if cell.ran and cell.number("ceiling_share")]
     if not placed:
         return None
     places = list(dict.fromkeys(cell.place for cell in placed))
@@ -51,7 +51,7 @@ def roofline(material: Material) -> Section | None:
         Chart(
             "roofline" if len(places) == 1 else f"roofline-{number_ + 1}",
             f"Roofline of {place}",
-            partial(_draw, [cell for cell in placed if cell.place == place], looks(material)),
+            partial(_draw, [cell for cell in placed if cell.place == place], looks(report_data)),
         )
         for number_, place in enumerate(places)
     ]
@@ -179,9 +179,9 @@ _PANEL_INCHES = 2.2
 _TITLE_CHARACTERS = 44
 
 
-def limits(material: Material) -> Section | None:
+def limits(report_data: ReportData) -> Section | None:
     """The section; None if no limit was measured."""
-    cells = [cell for cell in material.cells if cell.kind == "device_limit"]
+    cells = [cell for cell in report_data.cells if cell.kind == "device_limit"]
     by_quantity: dict[str, list[ShownCell]] = {}
     for cell in cells:
         if cell.ran and cell.number("rate"):

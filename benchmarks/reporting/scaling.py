@@ -6,7 +6,7 @@ from functools import partial
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from benchmarks.reporting.data import Material, ShownCell
+from benchmarks.reporting.data import ReportData, ShownCell
 from benchmarks.reporting.plotting import MUTED, canvas, legend_below, look, tag
 from benchmarks.reporting.sections import Chart, Section, Table, memory, number, percent, row, word
 from fixtures.formatting import figure
@@ -14,9 +14,9 @@ from fixtures.formatting import figure
 Curve = Sequence[ShownCell]
 
 
-def scaling(material: Material) -> Section | None:
+def scaling(report_data: ReportData) -> Section | None:
     """The section; None if no cell ran on ranks."""
-    cells = [cell for cell in material.cells if cell.word("scaling")]
+    cells = [cell for cell in report_data.cells if cell.word("scaling")]
     if not cells:
         return None
     curves = _curves(cells)

@@ -6,7 +6,7 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from benchmarks.reporting.data import Material, ShownCell
+from benchmarks.reporting.data import ReportData, ShownCell
 from benchmarks.reporting.plotting import COLOURS, MUTED, canvas, is_narrow, plain_numbers, tag
 from benchmarks.reporting.sections import Chart, Datum, Section, Table, number, row, word
 from fixtures.formatting import figure
@@ -36,9 +36,9 @@ class SpeedUp:
         return " ".join(word for word in words if word)
 
 
-def speed_ups(material: Material) -> Section | None:
+def speed_ups(report_data: ReportData) -> Section | None:
     """The section; None if no cell ran on two devices."""
-    found = speed_ups_of(material)
+    found = speed_ups_of(report_data)
     if not found:
         return None
     best = most_telling(found)
@@ -54,10 +54,10 @@ def speed_ups(material: Material) -> Section | None:
     )
 
 
-def speed_ups_of(material: Material) -> list[SpeedUp]:
+def speed_ups_of(report_data: ReportData) -> list[SpeedUp]:
     """Each cell that ran, against its machine's cpu where that did as well, else against the slowest device."""
     same: dict[tuple[object, ...], list[ShownCell]] = {}
-    for cell in material.cells:
+    for cell in report_data.cells:
         if cell.seconds and cell.kind not in ("device_limit", "input") and not cell.is_search:
             key = tuple(value for axis, value in cell.axes.items() if axis != "device")
             same.setdefault(key, []).append(cell)

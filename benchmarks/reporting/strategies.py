@@ -7,7 +7,7 @@ from functools import partial
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.reporting.data import Material, ShownCell
+from benchmarks.reporting.data import ReportData, ShownCell
 from benchmarks.reporting.plotting import COLOURS, MARKERS, canvas, legend_below, plain_numbers, tag
 from benchmarks.reporting.sections import Chart, Datum, Row, Section, Table, memory, number, row, size, word
 
@@ -19,9 +19,9 @@ _MOST_CHARTS = 4
 Group = tuple[ShownCell, ...]
 
 
-def strategies(material: Material) -> Section | None:
+def strategies(report_data: ReportData) -> Section | None:
     """The section; None if nothing ran with two strategies."""
-    groups = [group for group in _groups(material.iterations) if len([cell for cell in group if cell.ran]) > 1]
+    groups = [group for group in _groups(report_data.iterations) if len([cell for cell in group if cell.ran]) > 1]
     if not groups:
         return None
     groups.sort(key=len, reverse=True)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from benchmarks.reporting.data import Material, ShownCell
+from benchmarks.reporting.data import ReportData, ShownCell
 from benchmarks.reporting.plotting import (
     GRID,
     INK,
@@ -39,9 +39,9 @@ MOST_LINES = 8
 Line = tuple[ShownCell, ...]
 
 
-def throughput(material: Material) -> Section | None:
+def throughput(report_data: ReportData) -> Section | None:
     """The section; None if no style iteration ran."""
-    cells = material.iterations
+    cells = report_data.iterations
     lines = lines_of(cells)[:MOST_LINES]
     if not any(cell.ran for cell in cells):
         return None
@@ -57,7 +57,9 @@ def throughput(material: Material) -> Section | None:
         "Iterations per minute by image size",
         _finding(lines),
         charts=(
-            Chart("throughput", "Style iterations per minute against pixels", partial(_draw, lines, looks(material))),
+            Chart(
+                "throughput", "Style iterations per minute against pixels", partial(_draw, lines, looks(report_data))
+            ),
         ),
         tables=(_table(cells),),
         notes=notes,
@@ -183,9 +185,9 @@ _DARK = 0.5
 _SHORT = {"out_of_memory": "out of\nmemory"}
 
 
-def heat_map(material: Material) -> Section | None:
+def heat_map(report_data: ReportData) -> Section | None:
     """The section; None if there are no style iterations."""
-    lines = lines_of(material.iterations)
+    lines = lines_of(report_data.iterations)
     cells = [cell for line in sorted(lines, key=lambda line: line[0].model) for cell in line]
     if not cells:
         return None
