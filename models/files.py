@@ -1,4 +1,7 @@
-"""Files that are there whole or not at all. No torch here."""
+"""Files that are there whole or not at all. No torch here.
+
+Short because processes with and without torch share it.
+"""
 
 import contextlib
 import os

@@ -143,6 +143,15 @@ def test_the_process_that_plans_never_imports_torch(top):
             assert not {"torch", "torchvision"} & {name.split(".")[0] for name in names}, path
 
 
+def test_a_short_or_long_file_says_why():
+    for path in (path for top in TOPS for path in (ROOT / top).rglob("*.py")):
+        lines = path.read_text().splitlines()
+        exempt = path.name in ("__init__.py", "hooks.py", "errors.py") or path.match("benchmarks/test_*.py")
+        if not exempt and not 60 <= len(lines) <= 350:
+            reason = "Short because" if len(lines) < 60 else "Long because"
+            assert reason in "\n".join(lines[:12]), f"{path}: {len(lines)} lines"
+
+
 def test_models_know_nothing_of_pytest():
     for path in (ROOT / "models").rglob("*.py"):
         assert "pytest" not in {name.split(".")[0] for name in imported(ast.parse(path.read_text()), set())}, path

@@ -1,4 +1,7 @@
-"""Generated pictures, by model and resolution."""
+"""Generated pictures, by model and resolution.
+
+Short because images need no plot.
+"""
 
 import base64
 import io

@@ -1,4 +1,7 @@
-"""The input side of classification: picture files become a normalised batch on the device."""
+"""The input side of classification: picture files become a normalised batch on the device.
+
+Short because one step is all of it, and no other reads files.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial

@@ -1,6 +1,8 @@
 """How glibc's malloc treats large blocks (mallopt(3)); with other C libraries, nothing here has any effect.
 
 It is set for the rest of the process's life: what a cell needs is right for its worker.
+
+Short because it is set and predicted from both sides, without torch.
 """
 
 import ctypes

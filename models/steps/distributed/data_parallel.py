@@ -2,6 +2,8 @@
 
 The engine is torch's DistributedDataParallel (Li et al. 2020, arXiv 2006.15704): gradients travel in buckets while
 the backward pass still computes others.
+
+Short because torch does the work.
 """
 
 import dataclasses
