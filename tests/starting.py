@@ -67,7 +67,11 @@ class PytestServer:
                 returncode = json.loads(self._replies.readline())["returncode"]
             except TimeoutError:
                 os.kill(pid, signal.SIGKILL)
+                self._control.settimeout(None)
+                self._replies = self._control.makefile("r")  # a file that timed out reads no more
+                self._replies.readline()
                 raise
+            self._control.settimeout(None)
             out.seek(0)
             err.seek(0)
             return subprocess.CompletedProcess(request["arguments"], returncode, out.read(), err.read())

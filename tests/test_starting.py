@@ -4,6 +4,8 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 from tests.starting import interruptible
 
 HANDLER = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
@@ -31,3 +33,12 @@ def test_a_forked_run_has_the_outcome_of_a_pytest_of_its_own(forked_pytest, tmp_
         line for line in alone.stdout.splitlines() if " in " not in line
     ]
     assert forked_pytest.run(["--no-such-option"], environment, tmp_path).returncode == 4
+
+
+def test_a_forked_run_that_takes_too_long_is_killed_and_the_next_one_runs(forked_pytest, tmp_path):
+    (tmp_path / "test_it.py").write_text("import time\n\ndef test_it():\n    time.sleep(1000)\n")
+    environment = {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    arguments = ["-q", "-p", "no:cacheprovider", "test_it.py"]
+    with pytest.raises(TimeoutError):
+        forked_pytest.run(arguments, environment, tmp_path, timeout_seconds=1.0)
+    assert forked_pytest.run([*arguments, "--collect-only"], environment, tmp_path).returncode == 0

@@ -25,7 +25,7 @@ DEATHS = {
     "nan": ("invalid", None, "nan"),
     "sleep": ("timeout", None, "--cell-timeout"),
     "regular_expression": ("timeout", None, "--cell-timeout"),
-    "memory_balloon": ("out_of_memory", "host_allocator", "MemoryError"),
+    "memory_balloon": ("out_of_memory", "host_allocator", "allocate memory"),
     "grandchildren": ("ok", None, None),
     "recursion": ("error", None, "RecursionError"),
     "closed_descriptors": ("crash", None, "exit status 1"),
