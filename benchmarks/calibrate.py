@@ -39,7 +39,7 @@ from fixtures.formatting import table
 from fixtures.parsing import listed, named, one_of, resolution, seconds, share
 from fixtures.progress.events import Account, Progress
 from fixtures.progress.plugin import BelowCursor, LogLines, StatusLine, is_watched, shown_on
-from fixtures.records.reader import identity_of
+from fixtures.records.cell_record import identity_of
 from fixtures.records.recorder import commit_facts
 from fixtures.runner.cell_runner import Runner
 from fixtures.runner.launchers import SUITE, launcher_here

@@ -29,7 +29,8 @@ from fixtures.comparing.verdicts import (
 )
 from fixtures.formatting import markdown_table, table
 from fixtures.parsing import listed, named, one_of, share
-from fixtures.records.reader import COMPARED_FACTS, Identity, RecordFile, cell_id, differences, read_record
+from fixtures.records.cell_record import Identity, cell_id
+from fixtures.records.reader import COMPARED_FACTS, RecordFile, differences, read_record
 from models.errors import InputError
 
 PASS, REGRESSION, CANNOT_COMPARE, INCONCLUSIVE = 0, 1, 2, 3
@@ -113,10 +114,10 @@ def _allowed(given: Sequence[str]) -> tuple[str, ...]:
 
 
 def _recorded(record: RecordFile) -> dict[str, Details]:
-    found = {
-        cell_id(identity): {"verdict": cell["verdict"], "comparison": cell["comparison"]}
-        for identity, cell in record.cells.items()
-        if "verdict" in cell and "comparison" in cell
+    found: dict[str, Details] = {
+        cell.id: {"verdict": cell.verdict, "comparison": cell.comparison}
+        for cell in record.cells.values()
+        if cell.verdict
     }
     for name in record.header.get("against", {}).get("missing_models", ()):
         found[f"model {name}"] = missing_model(name)
@@ -141,7 +142,7 @@ def _check_comparable(bases: Sequence[RecordFile], head: RecordFile, allowed: Se
         return
     for base in bases:
         for identity in set(base.cells) & set(head.cells):
-            used = [file.cells[identity].get("threads") for file in (base, head)]
+            used = [file.cells[identity].threads for file in (base, head)]
             if None not in used and used[0] != used[1]:
                 raise InputError(
                     f"{cell_id(identity)} ran with {used[0]} thread(s) in {str(base.path)!r} and with {used[1]} in"

@@ -31,10 +31,8 @@ _ROW_INCHES = 0.34
 
 def classification(report_data: ReportData) -> Section | None:
     """The section; None if no classifier was asked for."""
-    cells = [cell for cell in report_data.cells if cell.kind == "classification" and not cell.word("scaling")]
-    measured = [
-        cell for cell in cells if cell.ran and cell.axes["batch"] != "largest" and not cell.facts.get("parts_seconds")
-    ]
+    cells = [cell for cell in report_data.cells if cell.kind == "classification" and not cell.scaling]
+    measured = [cell for cell in cells if cell.ran and cell.axes["batch"] != "largest" and not cell.parts_seconds]
     if not measured:
         return None
     tables = [_rates(cells)]
@@ -87,7 +85,7 @@ def _fill(axes: Axes, cells: Sequence[ShownCell], models: Sequence[str], batches
         batch = int(cell.axes["batch"])
         place = batches.index(batch)
         (dot,) = axes.plot(
-            [cell.number("images_per_second") or 0],
+            [cell.images_per_second or 0],
             [models.index(cell.model)],
             linestyle="none",
             marker=MARKERS[place % len(MARKERS)],
@@ -104,7 +102,7 @@ def _fill(axes: Axes, cells: Sequence[ShownCell], models: Sequence[str], batches
 def _finding(measured: Sequence[ShownCell]) -> str:
     best: dict[str, ShownCell] = {}
     for cell in measured:
-        mode, rate = cell.word("mode"), cell.number("images_per_second") or 0
+        mode, rate = cell.word("mode"), cell.images_per_second or 0
         if mode not in best or rate > (best[mode].number("images_per_second") or 0):
             best[mode] = cell
     said = [
@@ -129,8 +127,8 @@ def _rates(cells: Sequence[ShownCell]) -> Table:
             _batch(cell),
             word(cell.word("mode")),
             word(cell.axes["precision"]),
-            number(cell.number("images_per_second") if cell.ran else None),
-            number(cell.seconds, 1e-3),
+            number(cell.images_per_second if cell.ran else None),
+            number(cell.median_seconds, 1e-3),
             memory(cell.peak_bytes),
             word(cell.status),
         )
@@ -178,7 +176,7 @@ def _time(seconds: float | None) -> Datum:
 def input_side(report_data: ReportData) -> Section | None:
     """The section; None if the input side was not measured."""
     cells = [cell for cell in report_data.cells if cell.kind == "input"]
-    ran = [cell for cell in cells if cell.ran and cell.number("images_per_second")]
+    ran = [cell for cell in cells if cell.ran and cell.images_per_second]
     if not ran:
         return None
     best = max(ran, key=_rate)
@@ -200,7 +198,7 @@ def input_side(report_data: ReportData) -> Section | None:
 
 
 def _rate(cell: ShownCell) -> float:
-    return cell.number("images_per_second") or 0.0
+    return cell.images_per_second or 0.0
 
 
 def _draw_input(cells: Sequence[ShownCell], fed: Sequence[ShownCell], width_inches: float) -> Figure:
@@ -252,7 +250,7 @@ def _table(cells: Sequence[ShownCell]) -> Table:
             size(cell),
             Datum(str(amount(cell.word("size"))), amount(cell.word("size"))),
             number(_rate(cell) if cell.ran else None),
-            number(cell.seconds, 1e-3),
+            number(cell.median_seconds, 1e-3),
             word(cell.status),
         )
         for cell in cells

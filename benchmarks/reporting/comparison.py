@@ -19,7 +19,8 @@ from benchmarks.reporting.sections import Chart, Datum, Row, Section, Table, wor
 from fixtures.comparing.file_comparison import compare_files
 from fixtures.comparing.verdicts import COMPARED_HEADER, FAILING, Limits, compared_row, largest_floor, read_floors
 from fixtures.formatting import figure
-from fixtures.records.reader import IDENTITY, Identity, RecordFile, cell_id, differences
+from fixtures.records.cell_record import IDENTITY, CellRecord, Identity, cell_id
+from fixtures.records.reader import RecordFile, differences
 
 _BAR_INCHES = 0.24
 _MOST_DRAWN = 30
@@ -74,11 +75,7 @@ def comparison(report_data: ReportData) -> Section | None:
 
 def compared_of(report_data: ReportData) -> tuple[list[Compared], list[str]]:
     """What was compared side by side, and files of one machine against each other; and how to take it."""
-    found = [
-        Compared(cell_id(cell.identity), cell.place, cell.model, cell.facts)
-        for cell in report_data.cells
-        if "verdict" in cell.facts and isinstance(cell.facts.get("comparison"), dict)
-    ]
+    found = [Compared(cell.id, cell.place, cell.model, cell.facts) for cell in report_data.cells if cell.verdict]
     notes = ["Side by side: both revisions in warm workers that alternate, on the same machine."] if found else []
     beside = {one.name for one in found}
     for machine in report_data.machines:
@@ -102,7 +99,7 @@ def before_and_after(files: Sequence[RecordFile]) -> tuple[list[RecordFile], Rec
     *earlier, last = files
     commit = commit_of(last)
     bases: list[RecordFile] = []
-    head: dict[Identity, Mapping[str, Any]] = dict(last.cells)
+    head: dict[Identity, CellRecord] = dict(last.cells)
     for place in reversed(range(len(earlier))):
         file = earlier[place]
         asked_again = _benchmarks(last) if commit_of(file) != commit and _asked(file) == _asked(last) else set()
@@ -153,7 +150,7 @@ def _conditions(bases: Sequence[RecordFile], head: RecordFile) -> str:
 
 def _place(report_data: ReportData, machine: Machine, identity: Identity) -> str:
     device = str(identity[1])
-    here = [cell.place for cell in report_data.cells if cell.machine is machine and cell.word("device") == device]
+    here = [cell.place for cell in report_data.cells if cell.machine is machine and cell.device == device]
     return here[0] if here else device
 
 
@@ -269,7 +266,7 @@ def courses_of(files: Sequence[RecordFile]) -> list[Course]:
     for place, file in enumerate(files):
         for identity, cell in file.cells.items():
             course = rates.setdefault(identity, [None] * len(files))
-            course[place] = 60 / cell["median_seconds"] if cell["status"] == "ok" else None
+            course[place] = cell.iterations_per_minute
     return [
         Course(identity, course)
         for identity, course in rates.items()

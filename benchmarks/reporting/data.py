@@ -1,22 +1,19 @@
 """What a report is made of: the cells of all files, each with the machine that it was measured on."""
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fixtures.records.cell_record import DEFAULTS, CellRecord, Identity
 from fixtures.records.merging import unused
-from fixtures.records.reader import IDENTITY, Identity, RecordFile
-from fixtures.schema import Cell
+from fixtures.records.reader import RecordFile
 from fixtures.telemetry.base import disturbances
 
 MAIN_BENCHMARK = "test_style_iteration"
 # Axes that stand with the model's name where they are not at their default.
-_VARIANTS = {
-    field.name: field.default for field in dataclasses.fields(Cell) if field.name in ("optimizer", "precision")
-} | {"strategy": "plain"}
+_VARIANTS = {axis: DEFAULTS[axis] for axis in ("optimizer", "precision", "strategy")}
 
 
 @dataclass(frozen=True)
@@ -32,54 +29,21 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class ShownCell:
-    """A cell of a record file.
+class ShownCell(CellRecord):
+    """A cell's record, and where it was measured.
 
     Attributes:
-        facts: as they stand in the file.
         place: what hardware it is, and the device; no two devices of a report have the same.
     """
 
-    facts: Mapping[str, Any]
-    identity: Identity
     machine: Machine
     place: str
     path: Path
 
-    def number(self, fact: str) -> float | None:
-        """A fact that is a number; None where the file has none."""
-        found = self.facts.get(fact)
-        return found if isinstance(found, int | float) and not isinstance(found, bool) else None
-
-    def word(self, fact: str) -> str:
-        """A fact that is a text; empty where the file has none."""
-        return str(self.facts.get(fact) or "")
-
-    @property
-    def model(self) -> str:
-        return self.word("model")
-
-    @property
-    def status(self) -> str:
-        return self.word("status")
-
-    @property
-    def seconds(self) -> float | None:
-        """Median of an iteration."""
-        return self.number("median_seconds") if self.ran else None
-
-    @property
-    def per_minute(self) -> float | None:
-        """Iterations per minute."""
-        return 60 / self.seconds if self.seconds else None
-
     @property
     def peak_bytes(self) -> float | None:
-        return self.number("peak_memory_bytes") if self.ran else None
-
-    @property
-    def axes(self) -> Mapping[str, Any]:
-        return dict(zip(IDENTITY, self.identity, strict=False))
+        """Of a cell that ran; of one that failed, the peak says how far it came and not what it takes."""
+        return self.peak_memory_bytes if self.ran else None
 
     @property
     def variant(self) -> str:
@@ -91,22 +55,9 @@ class ShownCell:
         return f"{self.model} {self.variant}".strip()
 
     @property
-    def ran(self) -> bool:
-        return self.status == "ok"
-
-    @property
-    def kind(self) -> str:
-        """What its iteration is a unit of, as `fixtures.schema.Kind` has it."""
-        return self.word("kind")
-
-    @property
     def generates(self) -> bool:
         """Whether an iteration is one of image generation, on one rank and at a size that was asked for."""
-        return self.kind == "style" and not self.word("scaling") and self.pixels > 0 and not self.is_search
-
-    @property
-    def pixels(self) -> int:
-        return int((self.number("width") or 0) * (self.number("height") or 0))
+        return self.kind == "style" and not self.scaling and self.pixels > 0 and not self.is_search
 
     @property
     def size_px(self) -> str:
@@ -116,15 +67,10 @@ class ShownCell:
         return str(self.axes["resolution"]).replace("x", " × ")
 
     @property
-    def is_search(self) -> bool:
-        """Whether its size or batch is an answer, and not a question."""
-        return "largest" in (self.axes["resolution"], self.axes["batch"])
-
-    @property
     def device_memory_bytes(self) -> float | None:
         """All the memory that its device has."""
-        device = self.word("device")
-        return (self.machine.facts if device == "cpu" else self.machine.hardware(device)).get("memory_bytes")
+        facts = self.machine.facts if self.device == "cpu" else self.machine.hardware(self.device)
+        return facts.get("memory_bytes")
 
     @property
     def doubts(self) -> tuple[str, ...]:
@@ -132,16 +78,10 @@ class ShownCell:
         return tuple(disturbances(self.telemetry))
 
     @property
-    def telemetry(self) -> Mapping[str, Any]:
-        """What was watched; empty if nothing was."""
-        found = self.facts.get("telemetry")
-        return found if isinstance(found, dict) else {}
-
-    @property
     def further(self) -> str:
         """What tells it from cells of the same model and size: all other axes that are not at their default."""
-        ranks = self.number("ranks") or 1
-        words = [self.variant, self.word("mode"), self.word("size"), f"{ranks:g} ranks" if ranks > 1 else ""]
+        ranks = f"{self.ranks} ranks" if self.ranks > 1 else ""
+        words = [self.variant, self.word("mode"), self.word("size"), ranks]
         if self.kind == "classification":
             words.append(f"batch {self.axes['batch']}")
         return " ".join(word for word in words if word)
@@ -168,9 +108,9 @@ class ReportData:
     def iterations(self) -> tuple[ShownCell, ...]:
         """Cells of style iterations: those of the suite's main question, else of the most asked one."""
         generating = [cell for cell in self.cells if cell.generates]
-        asked = [cell.word("benchmark") for cell in generating]
+        asked = [cell.benchmark for cell in generating]
         chosen = MAIN_BENCHMARK if MAIN_BENCHMARK in asked else max(asked, key=asked.count, default="")
-        return tuple(cell for cell in generating if cell.word("benchmark") == chosen)
+        return tuple(cell for cell in generating if cell.benchmark == chosen)
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -199,8 +139,8 @@ def gather(files: Sequence[RecordFile]) -> ReportData:
     cells: dict[tuple[str, Identity], ShownCell] = {}
     for place, file in enumerate(files):
         machine = machine_of[place]
-        for identity, facts in file.cells.items():
-            shown = ShownCell(facts, identity, machine, _place(str(facts["device"]), machine, machines), file.path)
+        for identity, cell in file.cells.items():
+            shown = ShownCell(cell.facts, machine, _place(cell.device, machine, machines), file.path)
             cells[machine.name, identity] = shown
     return ReportData(tuple(files), tuple(machines), tuple(cells.values()), machine_of)
 

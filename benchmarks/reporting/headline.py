@@ -48,27 +48,26 @@ def _chosen(ran: Sequence[ShownCell]) -> ShownCell | None:
     model = _MODEL if any(cell.model == _MODEL for cell in plain) else plain[0].model
     own = [cell for cell in plain if cell.model == model]
     nearest = min(own, key=lambda cell: abs(cell.pixels - _SIDE_PX**2))
-    return max((cell for cell in own if cell.pixels == nearest.pixels), key=lambda cell: cell.per_minute or 0)
+    return max(
+        (cell for cell in own if cell.pixels == nearest.pixels), key=lambda cell: cell.iterations_per_minute or 0
+    )
 
 
 def _rate(report_data: ReportData, ran: Sequence[ShownCell]) -> str | None:
     cell = _chosen(ran)
     if cell is None:
         return None
-    said = f"{cell.name} at {cell.size_px} px: {figure(cell.per_minute or 0)} iterations per minute on {cell.place}"
+    rate = figure(cell.iterations_per_minute or 0)
+    said = f"{cell.name} at {cell.size_px} px: {rate} iterations per minute on {cell.place}"
     faster = [one for one in speed_ups_of(report_data) if one.cell is cell]
     return said + (f", {figure(faster[0].times)} times as fast as {faster[0].base.place}" if faster else "")
 
 
 def _classified(report_data: ReportData) -> str | None:
-    ran = [
-        cell
-        for cell in report_data.cells
-        if cell.kind == "classification" and cell.number("images_per_second") and cell.ran
-    ]
+    ran = [cell for cell in report_data.cells if cell.kind == "classification" and cell.images_per_second and cell.ran]
     if not ran:
         return None
-    best = max(ran, key=lambda cell: cell.number("images_per_second") or 0)
+    best = max(ran, key=lambda cell: cell.images_per_second or 0)
     return (
         f"{best.model} {best.word('mode')}: {figure(best.number('images_per_second') or 0)} images per second at"
         f" {best.size_px} px, batch {best.axes['batch']}, on {best.place}"
@@ -97,9 +96,9 @@ def _large_pictures(ran: Sequence[ShownCell]) -> str | None:
     if not large:
         return None
     most = max(cell.pixels for cell in large)
-    cell = min((cell for cell in large if cell.pixels == most), key=lambda cell: cell.seconds or 0)
+    cell = min((cell for cell in large if cell.pixels == most), key=lambda cell: cell.median_seconds or 0)
     known = "8K" if cell.pixels == _8K[0] * _8K[1] else f"{cell.size_px} px"
-    said = f"{known} fits with {cell.name} on {cell.place}: {readable_time(cell.seconds or 0)} an iteration"
+    said = f"{known} fits with {cell.name} on {cell.place}: {readable_time(cell.median_seconds or 0)} an iteration"
     return said + (f" in {readable_size(cell.peak_bytes)}." if cell.peak_bytes else ".")
 
 
@@ -114,7 +113,9 @@ def _failures(report_data: ReportData) -> str | None:
 def _tiles(report_data: ReportData, ran: Sequence[ShownCell]) -> list[Tile]:
     tiles = []
     if cell := _chosen(ran):
-        tiles.append(Tile(figure(cell.per_minute or 0), f"iterations per minute, {cell.name}, {cell.size_px} px"))
+        tiles.append(
+            Tile(figure(cell.iterations_per_minute or 0), f"iterations per minute, {cell.name}, {cell.size_px} px")
+        )
         if cell.peak_bytes:
             tiles.append(Tile(readable_size(cell.peak_bytes), f"peak memory, {cell.name}, {cell.size_px} px"))
     if found := speed_ups_of(report_data):

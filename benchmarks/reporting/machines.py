@@ -75,7 +75,7 @@ def _files(report_data: ReportData) -> Table:
                 word(commit_of(file)),
                 word(_started(file)),
                 number(len(file.cells)),
-                number(sum(cell["status"] == "ok" for cell in file.cells.values())),
+                number(sum(cell.ran for cell in file.cells.values())),
             ]
         )
         for place, file in enumerate(report_data.files)
@@ -100,14 +100,14 @@ def all_cells(report_data: ReportData) -> Section | None:
     rows = [
         row(
             cell,
-            word(cell.word("benchmark").removeprefix("test_")),
+            word(cell.benchmark.removeprefix("test_")),
             word(cell.place),
             word(cell.model),
             word(cell.further),
             size(cell) if cell.pixels else word(cell.axes["resolution"]),
-            number(cell.per_minute),
-            number(cell.number("images_per_second") if cell.ran else None),
-            number(cell.seconds, 1e-3),
+            number(cell.iterations_per_minute),
+            number(cell.images_per_second if cell.ran else None),
+            number(cell.median_seconds, 1e-3),
             memory(cell.peak_bytes),
             word(_status(cell)),
             _message(cell),
@@ -124,12 +124,12 @@ def all_cells(report_data: ReportData) -> Section | None:
 
 
 def _status(cell: ShownCell) -> str:
-    cause = cell.word("cause") or cell.word("phase")
+    cause = cell.cause or cell.phase
     return cell.status + (f" ({cause})" if cause and not cell.ran else "")
 
 
 def _message(cell: ShownCell) -> Datum:
-    said = cell.word("message") if not cell.ran else "; ".join(cell.doubts)
+    said = cell.message if not cell.ran else "; ".join(cell.doubts)
     return word(said if len(said) <= 200 else said[:199] + "…")
 
 

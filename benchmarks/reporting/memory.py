@@ -41,7 +41,7 @@ def peak_memory(report_data: ReportData) -> Section | None:
 
 
 def _predicted(cell: ShownCell) -> float | None:
-    return cell.number("predicted_memory_bytes")
+    return cell.predicted_memory_bytes
 
 
 def _draw(lines: Sequence[Line], known: Mapping[tuple[str, str], Look], width_inches: float) -> Figure:
@@ -76,7 +76,7 @@ def _limits(cells: Sequence[ShownCell]) -> dict[str, float]:
         if whole:
             limits[f"all of {place}: {readable_size(whole)}"] = whole
         above = whole or math.inf
-        for budget in sorted({cell.number("memory_budget_bytes") or 0 for cell in own} - {0}, reverse=True):
+        for budget in sorted({cell.memory_budget_bytes or 0 for cell in own} - {0}, reverse=True):
             if budget < _APART * above:
                 limits[f"limit on {place}: {readable_size(budget)}"] = above = budget
     return limits
@@ -139,7 +139,7 @@ def _table(cells: Sequence[ShownCell]) -> Table:
                 memory(predicted),
                 percent(predicted / peak if peak and predicted else None),
                 number(peak / cell.pixels if peak else None),
-                memory(cell.number("memory_budget_bytes")),
+                memory(cell.memory_budget_bytes),
                 word(cell.status),
             )
         )
@@ -206,8 +206,8 @@ def _largest_table(cells: Sequence[ShownCell]) -> Table:
             word(cell.variant or "plain"),
             number(cell.number("largest_side_px")),
             memory(cell.peak_bytes),
-            memory(cell.number("memory_budget_bytes")),
-            number(cell.seconds),
+            memory(cell.memory_budget_bytes),
+            number(cell.median_seconds),
             number(cell.number("failed_side_px")),
             word(cell.word("limited_by") or cell.word("failed_cause")),
             word(cell.status),

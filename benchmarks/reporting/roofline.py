@@ -158,7 +158,7 @@ def _table(cells: Sequence[ShownCell]) -> Table:
         row(
             cell,
             word(cell.place),
-            word(cell.word("benchmark").removeprefix("test_")),
+            word(cell.benchmark.removeprefix("test_")),
             word(cell.name),
             size(cell),
             word(cell.axes["batch"]),
@@ -184,7 +184,7 @@ def limits(report_data: ReportData) -> Section | None:
     cells = [cell for cell in report_data.cells if cell.kind == "device_limit"]
     by_quantity: dict[str, list[ShownCell]] = {}
     for cell in cells:
-        if cell.ran and cell.number("rate"):
+        if cell.ran and cell.rate:
             by_quantity.setdefault(cell.model, []).append(cell)
     if not by_quantity:
         return None
@@ -211,7 +211,7 @@ def _finding(by_quantity: Mapping[str, Sequence[ShownCell]]) -> str:
 
 
 def _rate(cell: ShownCell) -> float:
-    return (cell.number("rate") or 0.0) / shown_unit(QUANTITIES[cell.model].rate_unit)[0]
+    return (cell.rate or 0.0) / shown_unit(QUANTITIES[cell.model].rate_unit)[0]
 
 
 def _unit(cell: ShownCell) -> str:
@@ -272,7 +272,7 @@ def _fill(axes: Axes, name: str, cells: Sequence[ShownCell], names: Sequence[str
 def _limits_table(cells: Sequence[ShownCell]) -> Table:
     rows = []
     for cell in cells:
-        rate = cell.number("rate") if cell.ran else None
+        rate = cell.rate if cell.ran else None
         rows.append(
             row(
                 cell,

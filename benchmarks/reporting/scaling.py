@@ -16,7 +16,7 @@ Curve = Sequence[ShownCell]
 
 def scaling(report_data: ReportData) -> Section | None:
     """The section; None if no cell ran on ranks."""
-    cells = [cell for cell in report_data.cells if cell.word("scaling")]
+    cells = [cell for cell in report_data.cells if cell.scaling]
     if not cells:
         return None
     curves = _curves(cells)
@@ -95,12 +95,12 @@ def _table(cells: Sequence[ShownCell]) -> Table:
             word(cell.place),
             word(cell.name),
             word(cell.word("mode")),
-            word(cell.word("scaling")),
+            word(cell.scaling),
             word(cell.size_px),
             word(cell.axes["batch"]),
             number(_ranks(cell)),
-            number(cell.seconds, 1e-3),
-            number(cell.number("images_per_second") if cell.ran else None),
+            number(cell.median_seconds, 1e-3),
+            number(cell.images_per_second if cell.ran else None),
             number(cell.number("speedup")),
             percent(cell.number("efficiency")),
             percent(cell.number("communication_share")),

@@ -25,7 +25,7 @@ class SpeedUp:
 
     @property
     def times(self) -> float:
-        return (self.base.seconds or 0) / (self.cell.seconds or 1)
+        return (self.base.median_seconds or 0) / (self.cell.median_seconds or 1)
 
     @property
     def question(self) -> str:
@@ -58,13 +58,13 @@ def speed_ups_of(report_data: ReportData) -> list[SpeedUp]:
     """Each cell that ran, against its machine's cpu where that did as well, else against the slowest device."""
     same: dict[tuple[object, ...], list[ShownCell]] = {}
     for cell in report_data.cells:
-        if cell.seconds and cell.kind not in ("device_limit", "input") and not cell.is_search:
+        if cell.median_seconds and cell.kind not in ("device_limit", "input") and not cell.is_search:
             key = tuple(value for axis, value in cell.axes.items() if axis != "device")
             same.setdefault(key, []).append(cell)
     found: list[SpeedUp] = []
     for cells in same.values():
-        slowest = max(cells, key=lambda cell: cell.seconds or 0)
-        cpus = {cell.machine.name: cell for cell in cells if cell.word("device") == "cpu"}
+        slowest = max(cells, key=lambda cell: cell.median_seconds or 0)
+        cpus = {cell.machine.name: cell for cell in cells if cell.device == "cpu"}
         for cell in cells:
             own = cpus.get(cell.machine.name, slowest)
             base = slowest if own is cell else own
@@ -75,7 +75,7 @@ def speed_ups_of(report_data: ReportData) -> list[SpeedUp]:
 
 def most_telling(found: Sequence[SpeedUp]) -> SpeedUp:
     """The largest of an accelerator, if there is one."""
-    return max(found, key=lambda one: (one.cell.word("device") != "cpu", one.times))
+    return max(found, key=lambda one: (one.cell.device != "cpu", one.times))
 
 
 def _draw(found: Sequence[SpeedUp], width_inches: float) -> Figure:
@@ -118,8 +118,8 @@ def _table(found: Sequence[SpeedUp]) -> Table:
             word(one.cell.place),
             word(one.base.place),
             Datum(figure(one.times), one.times),
-            number(one.cell.seconds, 1e-3),
-            number(one.base.seconds, 1e-3),
+            number(one.cell.median_seconds, 1e-3),
+            number(one.base.median_seconds, 1e-3),
         )
         for one in found
     ]

@@ -45,7 +45,7 @@ def strategies(report_data: ReportData) -> Section | None:
 
 
 def _points(group: Group) -> list[ShownCell]:
-    return [cell for cell in group if cell.peak_bytes and cell.seconds]
+    return [cell for cell in group if cell.peak_bytes and cell.median_seconds]
 
 
 def _groups(cells: Sequence[ShownCell]) -> list[Group]:
@@ -79,7 +79,7 @@ def _draw(group: Group, width_inches: float) -> Figure:
         for number_, cell in enumerate(own):
             (point,) = axes.plot(
                 [(cell.peak_bytes or 0) / 2**20],
-                [cell.seconds or 0],
+                [cell.median_seconds or 0],
                 linestyle="none",
                 marker=MARKERS[place],
                 color=COLOURS[place],
@@ -106,7 +106,7 @@ def _name_points(axes: Axes, ran: Sequence[ShownCell], width_inches: float) -> N
     points = [
         (
             math.log((cell.peak_bytes or 0) / 2**20 / left) / math.log(right / left) * wide,
-            math.log((cell.seconds or 0) / bottom) / math.log(top / bottom) * high,
+            math.log((cell.median_seconds or 0) / bottom) / math.log(top / bottom) * high,
         )
         for cell in ran
     ]
@@ -132,7 +132,7 @@ def _name_points(axes: Axes, ran: Sequence[ShownCell], width_inches: float) -> N
         taken.append((start(side), start(side) + length, y + shift))
         text = axes.annotate(
             name,
-            ((cell.peak_bytes or 0) / 2**20, cell.seconds or 0),
+            ((cell.peak_bytes or 0) / 2**20, cell.median_seconds or 0),
             xytext=(6 if side == "left" else -6, shift),
             textcoords="offset points",
             ha="left" if side == "left" else "right",
@@ -143,12 +143,12 @@ def _name_points(axes: Axes, ran: Sequence[ShownCell], width_inches: float) -> N
 
 
 def _finding(group: Group) -> str:
-    base, ran = base_of(group), [cell for cell in group if cell.seconds]
+    base, ran = base_of(group), [cell for cell in group if cell.median_seconds]
     where = f"{group[0].model} at {group[0].size_px} px on {group[0].place}"
-    fastest = min(ran, key=lambda cell: cell.seconds or 0)
-    if base is None or not base.seconds:
+    fastest = min(ran, key=lambda cell: cell.median_seconds or 0)
+    if base is None or not base.median_seconds:
         return f"{where}: plain has no figures; {fastest.variant or 'plain'} is the fastest that ran."
-    share = f"takes {(fastest.seconds or 0) / base.seconds:.2f} of plain's time"
+    share = f"takes {(fastest.median_seconds or 0) / base.median_seconds:.2f} of plain's time"
     said = f"{where}: " + ("nothing is faster than plain" if fastest is base else f"{_called(fastest)} {share}")
     least = min((cell for cell in ran if cell.peak_bytes), key=lambda cell: cell.peak_bytes or 0, default=None)
     if least is None or not base.peak_bytes:
@@ -179,8 +179,8 @@ def _row(cell: ShownCell, base: ShownCell | None) -> Row:
         size(cell),
         word(cell.axes["strategy"]),
         word(cell.axes["precision"]),
-        number(cell.seconds, 1e-3),
-        _ratio(cell.seconds, None if base is None else base.seconds),
+        number(cell.median_seconds, 1e-3),
+        _ratio(cell.median_seconds, None if base is None else base.median_seconds),
         memory(cell.peak_bytes),
         _ratio(cell.peak_bytes, None if base is None else base.peak_bytes),
         word(None) if deviation is None else Datum(f"{deviation:.1e}", deviation),

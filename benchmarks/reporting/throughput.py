@@ -49,7 +49,7 @@ def throughput(report_data: ReportData) -> Section | None:
     notes = [f"{hidden} more combinations of device, model and strategy are in the table only."] if hidden else []
     if any(not cell.ran for line in lines for cell in line):
         notes.append("A cross on the axis: at this size the line ends, and why.")
-    threads = sorted({count for cell in cells if (count := cell.number("threads"))})
+    threads = sorted({count for cell in cells if (count := cell.threads)})
     if len(threads) > 1:
         notes.append(f"Threads differ between cells: {', '.join(f'{count:g}' for count in threads)}.")
     return Section(
@@ -105,7 +105,7 @@ def _draw(lines: Sequence[Line], known: Mapping[tuple[str, str], Look], width_in
         ran = [cell for cell in line if cell.ran]
         face = "none" if line[0].variant else look.colour
         label = f"{line[0].name} on {line[0].place}"
-        curve(axes, ran, lambda cell: cell.per_minute, look, line[0], markerfacecolor=face, label=label)
+        curve(axes, ran, lambda cell: cell.iterations_per_minute, look, line[0], markerfacecolor=face, label=label)
         _mark_end(axes, line, look)
     axes.grid(visible=True)
     plain_numbers(axes.yaxis)
@@ -143,11 +143,12 @@ def _mark_end(axes: Axes, line: Line, look: Look) -> None:
 
 def _finding(lines: Sequence[Line]) -> str:
     ran = [cell for line in lines for cell in line if cell.ran]
-    fastest = max(ran, key=lambda cell: cell.per_minute or 0)
+    fastest = max(ran, key=lambda cell: cell.iterations_per_minute or 0)
     largest = max(ran, key=lambda cell: cell.pixels)
+    fast, slow = (figure(cell.iterations_per_minute or 0) for cell in (fastest, largest))
     return (
-        f"From {figure(fastest.per_minute or 0)} iterations per minute ({fastest.name}, {fastest.size_px} px, on"
-        f" {fastest.place}) to {figure(largest.per_minute or 0)} at {largest.size_px} px ({largest.name})."
+        f"From {fast} iterations per minute ({fastest.name}, {fastest.size_px} px, on {fastest.place}) to {slow} at"
+        f" {largest.size_px} px ({largest.name})."
     )
 
 
@@ -166,11 +167,11 @@ def _table(cells: Sequence[ShownCell]) -> Table:
                 word(cell.model),
                 word(cell.variant or "plain"),
                 size(cell),
-                number(cell.per_minute),
-                number(cell.seconds, 1e-3),
-                percent(cell.number("spread") if cell.ran else None),
-                number(len(cell.facts.get("durations_seconds") or ()) or None),
-                number(cell.number("threads")),
+                number(cell.iterations_per_minute),
+                number(cell.median_seconds, 1e-3),
+                percent(cell.spread if cell.ran else None),
+                number(cell.rounds or None),
+                number(cell.threads),
                 word(cell.status),
             )
             for cell in cells
@@ -219,13 +220,13 @@ def _draw_heat_map(cells: Sequence[ShownCell], width_inches: float) -> Figure:
     sizes = list(_sizes(cells))
     drawn = canvas(width_inches, 0.7 + _ROW_INCHES * len(names))
     axes = drawn.subplots()
-    rates = [math.log(cell.per_minute) for cell in cells if cell.per_minute]
+    rates = [math.log(cell.iterations_per_minute) for cell in cells if cell.iterations_per_minute]
     low, high = (min(rates), max(rates)) if rates else (0.0, 1.0)
     for cell in cells:
         where = sizes.index(cell.pixels), names.index(cell.name)
-        if cell.per_minute:
-            colour = mpl.colormaps[_COLOURS]((math.log(cell.per_minute) - low) / (high - low or 1.0))
-            _box(axes, cell, where, figure(cell.per_minute), colour, width_inches)
+        if cell.iterations_per_minute:
+            colour = mpl.colormaps[_COLOURS]((math.log(cell.iterations_per_minute) - low) / (high - low or 1.0))
+            _box(axes, cell, where, figure(cell.iterations_per_minute), colour, width_inches)
         else:
             _box(axes, cell, where, _SHORT.get(cell.status, cell.status), None, width_inches)
     axes.set_xlim(0, len(sizes))
@@ -293,6 +294,6 @@ def _heat_map_table(place: str, cells: Sequence[ShownCell]) -> Table:
 
 
 def _datum(cell: ShownCell | None) -> Datum:
-    if cell is None or not cell.per_minute:
+    if cell is None or not cell.iterations_per_minute:
         return word(cell and cell.status)
-    return Datum(figure(cell.per_minute), cell.per_minute)
+    return Datum(figure(cell.iterations_per_minute), cell.iterations_per_minute)

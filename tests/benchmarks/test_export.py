@@ -9,6 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import export
+from fixtures.records.cell_record import CellRecord
 from fixtures.records.merging import merge
 from fixtures.records.reader import RecordFile
 from tests.paths import ROOT
@@ -140,7 +141,8 @@ def test_github_action_benchmark_gets_the_memory_of_what_ran(exported):
 
 def test_cells_of_many_machines_are_told_apart(tmp_path, capsys):
     records = [
-        RecordFile(tmp_path, MACHINE, {("test", "cpu", "nin"): cell()}, {}, label) for label in ("left", "right")
+        RecordFile(tmp_path, MACHINE, {("test", "cpu", "nin"): CellRecord(cell())}, {}, label)
+        for label in ("left", "right")
     ]
     path = tmp_path / "fleet.json"
     path.write_text(json.dumps(merge(records)))

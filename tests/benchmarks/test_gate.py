@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from benchmarks import gate
-from fixtures.records.reader import identity_of
+from fixtures.records.cell_record import identity_of
 from fixtures.schema import Cell
 from tests.paths import ROOT
 

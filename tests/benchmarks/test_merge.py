@@ -54,8 +54,8 @@ def test_what_was_merged_is_read_as_the_records_that_it_came_from(file):
         assert {
             key: fact for key, fact in alone.header.items() if key != "cells"
         }.items() <= out_of_fleet.header.items()
-        assert [{**one, "machine": 0} for one in alone.cells.values()] == [
-            {**one, "machine": 0} for one in out_of_fleet.cells.values()
+        assert [{**one.facts, "machine": 0} for one in alone.cells.values()] == [
+            {**one.facts, "machine": 0} for one in out_of_fleet.cells.values()
         ]
         assert alone.cells.keys() == out_of_fleet.cells.keys()
 
