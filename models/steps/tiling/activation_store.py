@@ -1,10 +1,9 @@
 """What `streamed` keeps of an image between its two passes: whole maps where it must, one bit per element elsewhere.
 
-One bit per element: what the backward pass of ReLU and max pooling needs of a feature map.
-
-Eight neighbouring channels share a byte, so that any rectangle of positions can be written and read by itself. The
-packing is the multiplication of an int64 that holds eight bytes of 0 or 1 (Warren 2013, "Hacker's Delight", section
-7-4): it works with plain tensor operators, on every device, and on fake tensors.
+The backward pass of ReLU needs one bit per element of its output, that of max pooling a few. Eight neighbouring
+channels share a byte, so that any rectangle of positions can be written and read by itself. The packing is the
+multiplication of an int64 that holds eight bytes of 0 or 1 (Warren 2013, "Hacker's Delight", section 7-4): it works
+with plain tensor operators, on every device, and on fake tensors.
 """
 
 import torch
@@ -12,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from models.steps.tiling.blocks import Block
-from models.steps.tiling.rectangles import MaxPool
-from models.steps.tiling.spans import Box
+from models.steps.tiling.geometry import Box
+from models.steps.tiling.layers import MaxPool
 
 # Moves bit 0 of byte j to bit 56 + j; no two bits meet, so that nothing carries.
 _GATHER = 0x0102040810204080
@@ -31,7 +30,8 @@ def pack(bits: Tensor) -> Tensor:
     """Booleans of shape (height, width, channels) as uint8 of shape (height, width, packed_channels)."""
     if bits.shape[-1] % 8:
         bits = pad(bits, (0, -bits.shape[-1] % 8))
-    words = bits.contiguous().view(torch.int64)
+    # By way of (bytes, 8): a contiguous tensor has any strides along dimensions of size 1, which words cannot have.
+    words = bits.contiguous().view(-1, 8).view(torch.int64).view(*bits.shape[:2], bits.shape[2] // 8)
     return (words * _GATHER).bitwise_right_shift_(56).to(torch.uint8)
 
 

@@ -1,26 +1,18 @@
-"""A network as a chain of blocks that can be computed tile by tile: the layers up to and including a pooling layer."""
+"""A network as a chain of blocks that are computed tile by tile: the layers up to and including a pooling layer."""
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor
+from torch.nn.functional import relu
 
 from models.errors import InputError
 from models.network import StyleNetwork
-from models.steps.tiling.rectangles import AveragePool, Convolution, MaxPool
-from models.steps.tiling.spans import Box, Span, Windows, clip
-
-
-@dataclass(frozen=True)
-class Rectifier:
-    """max(x, 0)."""
-
-    windows: Windows
-
-
-Layer = Convolution | Rectifier | MaxPool | AveragePool
+from models.steps.tiling.geometry import Box, Span, even_parts
+from models.steps.tiling.layers import AveragePool, Convolution, Layer, MaxPool, Rectifier, Unchanged, layers_of
 
 
 @dataclass(frozen=True)
@@ -112,8 +104,8 @@ class Block:
         """
         boxes = [wanted]
         for place in range(last, -1, -1):
-            box = clip(self.layers[place].windows.reads(boxes[0]), self.sizes[place])
-            boxes.insert(0, box.hull(owned[place - 1]) if place - 1 in owned else box)
+            box = self.layers[place].windows.inputs(boxes[0]).within(self.sizes[place])
+            boxes.insert(0, box.joined(owned[place - 1]) if place - 1 in owned else box)
         return boxes
 
     def boxes_fed(self, given: Box) -> list[Box]:
@@ -125,22 +117,25 @@ class Block:
 
 
 def blocks_of(network: StyleNetwork, height: int, width: int) -> tuple[Block, ...]:
-    """The network's chain for an image of that size, with each ReLU in front of a max pool moved behind it:
-    max(relu(x)) = relu(max(x)), and there are fewer of them.
+    """The network up to the last layer that a loss looks at, for an image of that size.
+
+    Each ReLU in front of a max pool is moved behind it: max(relu(x)) = relu(max(x)), and there are fewer of them.
 
     Raises:
-        InputError: a layer that is no convolution, ReLU or pooling layer, or one of these in an unusual form.
+        InputError: a layer that cannot be computed tile by tile, or that shrinks the image to nothing.
     """
     size, channels = (height, width), 3
     blocks: list[Block] = []
     names: list[str] = []
     layers: list[Layer] = []
     sizes, depths = [size], [channels]
-    chain = _reordered(network)
-    for place, (name, module) in enumerate(chain):
-        layer = _layer(name, module, size)
-        size = layer.windows.size(size)
-        channels = module.out_channels if isinstance(module, nn.Conv2d) else channels
+    chain = _reordered(layers_of(network, network.taps, "streamed"), network.taps)
+    for place, (name, layer, channels) in enumerate(chain):
+        if isinstance(layer, MaxPool) and layer.planes > 8:
+            raise InputError(f"strategy 'streamed' cannot run layer {name!r}: its window has more than 256 positions")
+        size = layer.windows.outputs(size)
+        if not min(size):
+            raise InputError(f"the network shrinks {width}x{height} px to nothing; give a larger image")
         layers.append(layer)
         names.append(name)
         sizes.append(size)
@@ -152,50 +147,53 @@ def blocks_of(network: StyleNetwork, height: int, width: int) -> tuple[Block, ..
     return tuple(blocks)
 
 
-def _reordered(network: StyleNetwork) -> list[tuple[str, nn.Module]]:
-    chain = list(network.layers.named_children())
-    for place in range(len(chain) - 1):
-        (name, module), (pool_name, pool) = chain[place : place + 2]
-        if isinstance(module, nn.ReLU) and isinstance(pool, nn.MaxPool2d) and name not in network.taps:
-            chain[place : place + 2] = [("", pool), (pool_name, module)]
-    return chain
-
-
-def _layer(name: str, module: nn.Module, size: tuple[int, int]) -> Layer:
-    match module:
-        case nn.Conv2d(padding_mode="zeros"):
-            reach = [
-                spacing * (kernel - 1) + 1 for spacing, kernel in zip(module.dilation, module.kernel_size, strict=True)
-            ]
-            return Convolution(module, Windows.of(tuple(reach), module.stride, _padding(name, module)))
-        case nn.ReLU():
-            return Rectifier(Windows.of(1, 1, 0))
-        case nn.MaxPool2d(dilation=1 | (1, 1), return_indices=False):
-            return MaxPool(Windows.of(module.kernel_size, module.stride, module.padding, module.ceil_mode))
-        case nn.AvgPool2d():
-            windows = Windows.of(module.kernel_size, module.stride, module.padding, module.ceil_mode)
-            return AveragePool(windows, size, module.count_include_pad, module.divisor_override)
-    raise InputError(
-        f"layer {name!r} ({module}) cannot be computed tile by tile: that takes zero-padded convolutions, ReLU, and"
-        " max or average pooling without dilation; use --strategy=plain or checkpointed"
-    )
-
-
-def _padding(name: str, module: nn.Conv2d) -> tuple[int, ...]:
-    if module.padding == "valid":
-        return (0, 0)
-    if isinstance(module.padding, str):
-        if any(kernel % 2 == 0 for kernel in module.kernel_size):
-            raise InputError(f"layer {name!r} pads an even kernel with 'same', more behind than before; give numbers")
-        return tuple(
-            spacing * (kernel // 2) for spacing, kernel in zip(module.dilation, module.kernel_size, strict=True)
-        )
-    return module.padding
+def _reordered(chain: Sequence[tuple[str, Layer, int]], taps: frozenset[str]) -> list[tuple[str, Layer, int]]:
+    reordered = list(chain)
+    for place in range(len(reordered) - 1):
+        (name, layer, channels), (pool_name, pool, _) = reordered[place : place + 2]
+        if isinstance(layer, Rectifier) and isinstance(pool, MaxPool) and name not in taps:
+            reordered[place : place + 2] = [("", pool, channels), (pool_name, layer, channels)]
+    return reordered
 
 
 def _parts(length: int, count: int, unit: int) -> list[Span]:
     """`length` positions in up to `count` nearly equal spans whose edges are multiples of `unit`."""
-    units = -(-length // unit)
-    count = min(count, units)
-    edges = [min(length, units * number // count * unit) for number in range(count + 1)]
-    return [Span(start, stop) for start, stop in itertools.pairwise(edges)]
+    cuts = even_parts(length, min(count, -(-length // unit)), unit)
+    return [Span(start, min(stop, length)) for start, stop in itertools.pairwise(cuts)]
+
+
+def layer_by_layer(block: Block, features: Tensor, boxes: list[Box]) -> Iterator[tuple[int, Tensor, Tensor | None]]:
+    """Run the block's first layers, and yield the place, the output and, of a max pool, the choices of each.
+
+    Args:
+        features: the block's input at the first of `boxes`, shape (1, channels, height, width).
+        boxes: what is computed of the input and of each layer's output, see `Block.boxes_read`.
+    """
+    choice: Tensor | None
+    for place, (held, wanted) in enumerate(itertools.pairwise(boxes)):
+        layer, choice = block.layers[place], None
+        match layer:
+            case Rectifier():
+                features = part_of(features, held, wanted)
+                # In place where nobody else has what is overwritten.
+                fresh = place > 0 and place - 1 not in block.taps and not isinstance(block.layers[place - 1], Unchanged)
+                features = relu(features, inplace=fresh)
+            case Unchanged():
+                features = part_of(features, held, wanted)
+            case MaxPool():
+                features, choice = layer.forward(features, held, wanted)
+            case Convolution():
+                features = layer.forward(features, held, wanted)
+            case AveragePool():
+                features = layer.forward(features, held, wanted, block.sizes[place])
+        yield place, features, choice
+
+
+def cut_out(whole: Tensor, box: Box) -> Tensor:
+    """The part of a whole map at `box`, channels last in memory."""
+    return whole[box.slices].contiguous(memory_format=torch.channels_last)
+
+
+def part_of(features: Tensor, held: Box, wanted: Box) -> Tensor:
+    """The part at `wanted` of `features`, which are those at `held`."""
+    return features if held == wanted else cut_out(features, wanted.seen_from(held))

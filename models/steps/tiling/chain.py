@@ -1,8 +1,7 @@
 """A network run on single tiles of an image, each layer exactly as it is on the whole.
 
-How a pass goes through its tiles. They are independent: any order will do, and any share of them.
-
-A prediction walks the one that takes the most memory; see `fixtures.planning.prediction`.
+Tiles are independent: a pass may compute them in any order, and any share of them. A prediction of memory walks only
+the one that takes the most, see `walking` and `fixtures.worker.estimate`.
 """
 
 import contextlib
@@ -10,13 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.errors import InputError
 from models.network import StyleNetwork
 from models.steps.tiling import geometry
-from models.steps.tiling.geometry import Owned, Tile
-from models.steps.tiling.layers import Layer, layers_of, pad
+from models.steps.tiling.geometry import Box, Tile
+from models.steps.tiling.layers import Layer, Pointwise, layers_of, pad
 from models.steps.tiling.partition import Bands, bands_of
 
 Walk = Callable[[Sequence[Tile]], Iterable[Tile]]
@@ -41,21 +40,23 @@ def walking(how: Walk) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Place:
-    """What a tile owns of a level, and where that is in the piece of the level that the tile has computed."""
+    """What a tile owns of a level, and where that is in the piece of the level that the tile has computed.
 
-    owned: Owned
-    top: int
-    left: int
+    Attributes:
+        owned: positions of the level.
+        in_piece: the same positions, counted from the first of the piece.
+    """
 
-    def in_piece(self, piece: Tensor) -> Tensor:
-        """A view of what is owned, out of the tile's piece."""
-        rows, columns = self.owned
-        return piece[:, :, self.top : self.top + rows.length, self.left : self.left + columns.length]
+    owned: Box
+    in_piece: Box
 
-    def in_level(self, level: Tensor) -> Tensor:
-        """A view of what is owned, out of the whole level."""
-        rows, columns = self.owned
-        return level[:, :, rows.start : rows.stop, columns.start : columns.stop]
+    def of_piece(self, piece: Tensor) -> Tensor:
+        """A view of what is owned, out of the tile's piece, shape (1, channels, height, width)."""
+        return piece[self.in_piece.slices]
+
+    def of_level(self, level: Tensor) -> Tensor:
+        """A view of what is owned, out of the whole level, shape (1, channels, height, width)."""
+        return level[self.owned.slices]
 
 
 # What is done at a layer where a loss looks, with its name and features; what it returns goes on to the next layer.
@@ -80,12 +81,13 @@ class TileChain:
     def __init__(self, network: StyleNetwork, taps: Iterable[str], strategy: str = "tiled") -> None:
         names = [name for name, _ in network.layers.named_children()]
         self.taps = {names.index(name) + 1: name for name in taps}
-        self._layers = layers_of(network, max(self.taps), strategy)
+        chain = layers_of(network, self.taps.values(), strategy)
+        self._layers = [layer for _, layer, _ in chain]
         self._laid_at = _laid_at(self._layers)
-        self._rows = [layer.rows for layer in self._layers]
-        self._columns = [layer.columns for layer in self._layers]
+        self._rows = [layer.windows.rows for layer in self._layers]
+        self._columns = [layer.windows.columns for layer in self._layers]
         self._mean, self._std = network.mean, network.std
-        self.channels = {name: channels for name, channels in _channels(network) if name in self.taps.values()}
+        self.channels = {name: channels for name, _, channels in chain if name in self.taps.values()}
 
     def smallest_side(self) -> int:
         """Side in pixels of the smallest tile."""
@@ -141,13 +143,12 @@ class TileChain:
     def extent(self, name: str, tiles: Sequence[Tile]) -> tuple[int, int]:
         """Height and width of what these tiles own of a layer where a loss looks, counted from its first position."""
         [level] = [level for level, tap in self.taps.items() if tap == name]
-        rows, columns = ([getattr(tile, axis).own[level].stop for tile in tiles] for axis in ("rows", "columns"))
-        return max(rows, default=0), max(columns, default=0)
+        owned = [tile.owned(level) for tile in tiles]
+        return max((box.rows.stop for box in owned), default=0), max((box.columns.stop for box in owned), default=0)
 
     def pixels(self, image: Tensor, tile: Tile) -> Tensor:
         """A view of the pixels that a tile needs, halo included."""
-        rows, columns = tile.rows.need[0], tile.columns.need[0]
-        return image[:, :, rows.start : rows.stop, columns.start : columns.stop]
+        return image[Box(tile.rows.need[0], tile.columns.need[0]).slices]
 
     def run(self, pixels: Tensor, tile: Tile, visit: Visit) -> Tensor:
         """Run the layers on a tile's pixels; returns the last level's piece.
@@ -160,9 +161,9 @@ class TileChain:
         top, left = tile.rows.need[0].start, tile.columns.need[0].start
         for level in range(tile.depth + 1):
             owned = tile.owned(level)
-            if level in self.taps and owned is not None:
-                place = Place(owned, owned.rows.start - top, owned.columns.start - left)
-                piece = visit(self.taps[level], piece, place)
+            if level in self.taps and not owned.empty:
+                in_piece = Box(owned.rows.seen_from(top), owned.columns.seen_from(left))
+                piece = visit(self.taps[level], piece, Place(owned, in_piece))
             if level == tile.depth:
                 break
             if level in self._laid_at:
@@ -171,20 +172,12 @@ class TileChain:
                 piece = pad(piece, (before, behind, above, below), self._layers[follower].padding_value)
                 top, left = top - above, left - before
             layer = self._layers[level]
-            if not layer.pointwise:
-                rows, columns = tile.rows.reads[level], tile.columns.reads[level]
-                piece = piece[:, :, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+            if not isinstance(layer, Pointwise):
+                read = Box(tile.rows.reads[level].seen_from(top), tile.columns.reads[level].seen_from(left))
+                piece = piece[read.slices]
                 top, left = tile.rows.need[level + 1].start, tile.columns.need[level + 1].start
             piece = layer.run(piece, (*tile.columns.padding[level], *tile.rows.padding[level]))
         return piece
-
-
-def _channels(network: StyleNetwork) -> Iterator[tuple[str, int]]:
-    """Name and channels of each layer of the network."""
-    channels = 3
-    for name, module in network.layers.named_children():
-        channels = module.out_channels if isinstance(module, nn.Conv2d) else channels
-        yield name, channels
 
 
 def _laid_at(layers: Sequence[Layer]) -> dict[int, int]:
@@ -192,8 +185,8 @@ def _laid_at(layers: Sequence[Layer]) -> dict[int, int]:
     laid = {}
     for place, layer in enumerate(layers):
         level = place
-        while layer.padding_value == 0.0 and level > 0 and layers[level - 1].pointwise:
+        while layer.padding_value == 0.0 and level > 0 and isinstance(layers[level - 1], Pointwise):
             level -= 1
-        if not layer.pointwise:
+        if not isinstance(layer, Pointwise):
             laid[level] = place
     return laid

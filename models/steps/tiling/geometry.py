@@ -1,9 +1,16 @@
-"""Which part of every layer a tile owns, and which part it must compute: integers only, no tensors.
+"""Which positions of every layer a piece of an image owns, and which it must compute: integers only, no tensors.
 
-One axis at a time: rows and columns never mix, so a tile is a strip of rows times a strip of columns. Level 0 is the
-image, level l what the l-th layer makes of it. Each position of each level is *owned* by exactly one strip. What a
-strip *needs* are the positions that it owns where a loss looks, and all that these depend on: its halo, wider the
-further down. Three strips over a chain with a pooling layer, `|` what the middle one owns, `-` its halo:
+Shared by all strategies that compute an image in pieces. A `Span` is a run of positions along one axis, a `Box` a
+rectangle of them. A `Window` is what a layer reads along one axis, `Windows` along both: from these follow the size of
+a layer's output, the inputs that outputs are computed from, and the outputs that inputs act on (Dumoulin & Visin 2016,
+"A guide to convolution arithmetic for deep learning", section 2). Positions are counted from 0; those below 0, and
+from the size of a feature map on, are its padding.
+
+Strips and tiles cut a chain of layers one axis at a time: rows and columns never mix, so a tile is a strip of rows
+times a strip of columns. Level 0 is the image, level l the output of the l-th layer. Each position of each level is
+*owned* by exactly one strip. What a strip *needs* are the positions that it owns where a loss looks, and all that these
+depend on: its halo, wider the further down. Three strips over a chain with a pooling layer, `|` what the middle one
+owns, `-` its halo:
 
     level 2   . . . .|. . . .|. . . .         a loss looks here
     level 1   . . - -|. . . .|- - . .         3x3 convolution
@@ -22,28 +29,29 @@ from models.errors import InputError
 
 
 class Span(NamedTuple):
-    """Positions from `start` up to `stop`, which is not among them. Below 0 and from a level's size on is padding."""
+    """Positions from `start` up to, not including, `stop`."""
 
     start: int
     stop: int
 
     @property
     def length(self) -> int:
+        """Number of positions."""
         return max(0, self.stop - self.start)
 
     def within(self, size: int) -> "Span":
-        """The part that is no padding."""
+        """The part that lies on a map of `size` positions: what is no padding."""
         start = min(max(0, self.start), size)
         return Span(start, max(start, min(self.stop, size)))
 
     def joined(self, other: "Span") -> "Span":
-        """The smallest span with both in it; an empty one adds nothing."""
+        """The smallest span that contains both; an empty one adds nothing."""
         if not self.length or not other.length:
             return self if self.length else other
         return Span(min(self.start, other.start), max(self.stop, other.stop))
 
     def shared(self, other: "Span") -> "Span":
-        """What both have; empty if that is nothing."""
+        """The positions of both; may be empty."""
         start = max(self.start, other.start)
         return Span(start, max(start, min(self.stop, other.stop)))
 
@@ -52,12 +60,48 @@ class Span(NamedTuple):
         return Span(self.start - origin, self.stop - origin)
 
 
+class Box(NamedTuple):
+    """A rectangle of positions."""
+
+    rows: Span
+    columns: Span
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no position in it."""
+        return not (self.rows.length and self.columns.length)
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.rows.length, self.columns.length
+
+    @property
+    def slices(self) -> tuple[slice, slice, slice, slice]:
+        """The index of the box in a tensor of shape (1, channels, height, width)."""
+        return slice(None), slice(None), slice(*self.rows), slice(*self.columns)
+
+    def within(self, size: tuple[int, int]) -> "Box":
+        """The part that lies on a map of that height and width."""
+        return Box(self.rows.within(size[0]), self.columns.within(size[1]))
+
+    def joined(self, other: "Box") -> "Box":
+        """The smallest box that contains both; an empty one adds nothing."""
+        if self.empty or other.empty:
+            return other if self.empty else self
+        return Box(self.rows.joined(other.rows), self.columns.joined(other.columns))
+
+    def seen_from(self, other: "Box") -> "Box":
+        """The same positions, counted from the first of `other`."""
+        return Box(self.rows.seen_from(other.rows.start), self.columns.seen_from(other.columns.start))
+
+
 @dataclass(frozen=True)
 class Window:
-    """What a layer does along one axis: output o reads `kernel` inputs from o * stride - before on.
+    """What a layer reads along one axis: output o reads `kernel` inputs from o * stride - before on.
 
     Attributes:
-        before, after: padding at the two ends.
+        before, after: padding at the two ends, in positions.
         dilation: distance of the inputs that are read.
         ceil_mode: a last window that overhangs the padded end counts, if it starts before it.
     """
@@ -75,16 +119,50 @@ class Window:
         return self.dilation * (self.kernel - 1) + 1
 
     def outputs(self, size: int) -> int:
-        """Size of the next level, as torch computes it (aten/src/ATen/native/Pool.h, pooling_output_shape)."""
+        """Size of the output, as torch computes it (aten/src/ATen/native/Pool.h, pooling_output_shape); 0 if none."""
         room = size + self.before + self.after - self.reach
         count = (-(-room // self.stride) if self.ceil_mode else room // self.stride) + 1
         starts_outside = self.ceil_mode and (count - 1) * self.stride >= size + self.before
         return max(0, count - 1 if starts_outside else count)
 
     def inputs(self, outputs: Span) -> Span:
-        """What these outputs read, as if there were neither an end nor a beginning."""
+        """What these outputs read, padding included; the map's ends play no part."""
         start = outputs.start * self.stride - self.before
         return Span(start, start + (outputs.length - 1) * self.stride + self.reach if outputs.length else start)
+
+    def feeds(self, inputs: Span, outputs: int) -> Span:
+        """The outputs, out of so many, whose windows reach over any of `inputs`; may be empty."""
+        first = -((self.reach - 1 - self.before - inputs.start) // self.stride)
+        stop = (inputs.stop - 1 + self.before) // self.stride + 1 if inputs.length else first
+        return Span(first, stop).within(outputs)
+
+    def counts(self, outputs: Span, size: int, padding: bool) -> list[int]:
+        """For each of the outputs, how many positions its window has on a map of `size`, with or without padding.
+
+        Only for a dilation of 1. What overhangs the padded end never counts.
+        """
+        first, stop = (-self.before, size + self.after) if padding else (0, size)
+        read = (self.inputs(Span(output, output + 1)) for output in range(*outputs))
+        return [min(one.stop, stop) - max(one.start, first) for one in read]
+
+
+class Windows(NamedTuple):
+    """What a layer reads along both axes. Sizes are (height, width)."""
+
+    rows: Window = Window()
+    columns: Window = Window()
+
+    def outputs(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Size of the output, see `Window.outputs`."""
+        return self.rows.outputs(size[0]), self.columns.outputs(size[1])
+
+    def inputs(self, outputs: Box) -> Box:
+        """What these outputs read, see `Window.inputs`."""
+        return Box(self.rows.inputs(outputs.rows), self.columns.inputs(outputs.columns))
+
+    def feeds(self, inputs: Box, size: tuple[int, int]) -> Box:
+        """The outputs, of a map of `size`, that read any of `inputs`, see `Window.feeds`."""
+        return Box(self.rows.feeds(inputs.rows, size[0]), self.columns.feeds(inputs.columns, size[1]))
 
 
 def sizes(chain: Sequence[Window], size_px: int) -> tuple[int, ...]:
@@ -179,9 +257,17 @@ def even_cuts(start_px: int, stop_px: int, side_px: int, step: int) -> list[int]
     """Where to cut from `start_px` to `stop_px` so that pieces are as equal as multiples of `step` allow, and none is
     longer than `side_px`; the last cut may lie behind the end.
     """
-    units = -(-(stop_px - start_px) // step)
-    count = -(-units // (side_px // step))
-    return [start_px + number * units // max(1, count) * step for number in range(count + 1)]
+    count = -(-(stop_px - start_px) // (side_px // step * step))
+    return [start_px + cut for cut in even_parts(stop_px - start_px, count, step)]
+
+
+def even_parts(length: int, count: int, step: int) -> list[int]:
+    """The `count` + 1 cuts of `length` positions into nearly equal parts at multiples of `step`.
+
+    The first cut is 0. The last may lie behind the end, and parts may be empty where there are more than steps.
+    """
+    steps = -(-length // step)
+    return [number * steps // max(1, count) * step for number in range(count + 1)]
 
 
 def strips_between(
@@ -216,13 +302,6 @@ def _strip(chain: Sequence[Window], levels: Sequence[int], pixels: Span, taps: C
     return Strip(own, tuple(need), tuple(reads), padding)
 
 
-class Owned(NamedTuple):
-    """The rectangle of a level that a tile owns."""
-
-    rows: Span
-    columns: Span
-
-
 @dataclass(frozen=True)
 class Tile:
     """A strip of rows times a strip of columns."""
@@ -240,13 +319,12 @@ class Tile:
         """How many pixels of the image it needs."""
         return self.rows.need[0].length * self.columns.need[0].length
 
-    def owned(self, level: int) -> Owned | None:
-        """What the tile owns of a level; None if that is nothing."""
-        owned = Owned(self.rows.own[level], self.columns.own[level])
-        return owned if owned.rows.length and owned.columns.length else None
+    def owned(self, level: int) -> Box:
+        """What the tile owns of a level; may be empty."""
+        return Box(self.rows.own[level], self.columns.own[level])
 
 
 def tiles(rows: Sequence[Strip], columns: Sequence[Strip], taps: Collection[int]) -> tuple[Tile, ...]:
     """Every strip of rows with every strip of columns, but for those that own nothing that a loss looks at."""
     every = (Tile(row, column) for row in rows for column in columns)
-    return tuple(tile for tile in every if any(tile.owned(level) for level in taps))
+    return tuple(tile for tile in every if any(not tile.owned(level).empty for level in taps))

@@ -36,16 +36,14 @@ tiles both compute, each is summed by the one tile that owns it.
 max(relu(x)) = relu(max(x)), so that a ReLU in front of a max pool is done behind it, on fewer elements.
 """
 
-import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.nn.functional import relu
 
 from models.steps.malloc import keep_small_blocks
 from models.steps.objectives import (
@@ -58,9 +56,9 @@ from models.steps.objectives import (
     style_loss,
 )
 from models.steps.tiling.activation_store import Memory, whole_map
-from models.steps.tiling.blocks import Block, Rectifier, blocks_of
-from models.steps.tiling.rectangles import MaxPool
-from models.steps.tiling.spans import Box
+from models.steps.tiling.blocks import Block, blocks_of, cut_out, layer_by_layer, part_of
+from models.steps.tiling.geometry import Box
+from models.steps.tiling.layers import AveragePool, Convolution, MaxPool, Rectifier
 
 # Sides of tiles: 4 MiB of float32 per tile and layer where the picture is small, 16 MiB where some twenty of these are
 # little against what is kept. Larger ones gain little; smaller ones compute more halo: VGG-19 at 2048 px took 238 bytes
@@ -147,10 +145,10 @@ class StreamedObjective(Objective):
             owned = {place: block.owned(place, tile) for place in block.taps}
             boxes = block.boxes_read(block.last, tile, owned)
             source = self._input(block, image, memory, boxes[0])
-            for place, features, choice in _layer_by_layer(block, source, boxes):
+            for place, features, choice in layer_by_layer(block, source, boxes):
                 memory.keep(block, place, boxes[place + 1], features, choice)
                 if place in block.taps:
-                    own = _part(features, boxes[place + 1], owned[place])
+                    own = part_of(features, boxes[place + 1], owned[place])
                     self._add_statistics(block, place, own, owned[place], memory)
             self._tell_of_tile()
 
@@ -234,12 +232,16 @@ class StreamedObjective(Objective):
 
         def features(place: int) -> Tensor:
             if place >= block.recomputed:
-                return _cut(memory.whole(block, place), boxes[place + 1])
+                return cut_out(memory.whole(block, place), boxes[place + 1])
             if not again:  # not before they are needed, which is last
                 again.update(self._recomputed(block, image, memory, boxes))
             return again[place]
 
-        gradient = None if above is None or boxes[-1].empty else _cut(above, boxes[-1])
+        gradient = None if above is None or boxes[-1].empty else cut_out(above, boxes[-1])
+        if gradient is not None and block.last in block.taps:
+            # Losses are added in place. What is cut out can be a view, as strips of full width are, and neighbouring
+            # tiles read some of the same positions.
+            gradient = gradient.clone()
         for place in range(block.last, -1, -1):
             layer, given, wanted = block.layers[place], boxes[place + 1], boxes[place]
             if given.empty:
@@ -256,8 +258,10 @@ class StreamedObjective(Objective):
                     torch.ops.aten.threshold_backward.grad_input(gradient, features(place), 0, grad_input=gradient)
                 case MaxPool():
                     gradient = layer.backward(gradient, memory.choice(block, place, given), given, wanted)
-                case _:
+                case Convolution():
                     gradient = layer.backward(gradient, given, wanted)
+                case AveragePool():
+                    gradient = layer.backward(gradient, given, wanted, block.sizes[place])
         # Where strides leave the last positions unread, nothing depends on them.
         return torch.zeros_like(self._input(block, image, memory, tile)) if gradient is None else gradient
 
@@ -290,53 +294,26 @@ class StreamedObjective(Objective):
         read = block.boxes_read(last, boxes[last + 1], wanted)
         source = self._input(block, image, memory, read[0])
         return {
-            place: _part(features, read[place + 1], boxes[place + 1])
-            for place, features, _ in _layer_by_layer(block, source, read)
+            place: part_of(features, read[place + 1], boxes[place + 1])
+            for place, features, _ in layer_by_layer(block, source, read)
         }
 
     def _input(self, block: Block, image: Tensor, memory: Memory, box: Box) -> Tensor:
         """The block's input at `box`: part of the image, of what was kept, or computed again from the block before."""
         if block.number == 0:
-            return (_cut(image, box) - self._mean) / self._std
+            return (cut_out(image, box) - self._mean) / self._std
         before = self._blocks[block.number - 1]
         if memory.has_output(before):
-            return _cut(memory.whole(before, before.last), box)
+            return cut_out(memory.whole(before, before.last), box)
         boxes = before.boxes_read(before.last, box, {})
         # A deque of one forgets each layer for the next.
-        [(_, features, _)] = deque(_layer_by_layer(before, self._input(before, image, memory, boxes[0]), boxes), 1)
+        [(_, features, _)] = deque(layer_by_layer(before, self._input(before, image, memory, boxes[0]), boxes), 1)
         return features
 
 
 def chosen_tile_px(height: int, width: int) -> int:
     """The side of a tile for a picture of that size, where none was asked for."""
     return _LARGE_TILE_PX if height * width >= _LARGE_PICTURE_PIXELS else _SMALL_TILE_PX
-
-
-def _layer_by_layer(block: Block, features: Tensor, boxes: list[Box]) -> Iterator[tuple[int, Tensor, Tensor | None]]:
-    """Runs the block's layers, as many as there are boxes, and shows each one's place, output and choices."""
-    choice: Tensor | None
-    for place, (held, wanted) in enumerate(itertools.pairwise(boxes)):
-        layer, choice = block.layers[place], None
-        match layer:
-            case Rectifier():
-                features = _part(features, held, wanted)
-                # In place where nobody else has what is overwritten.
-                features = relu(features, inplace=place > 0 and place - 1 not in block.taps)
-            case MaxPool():
-                features, choice = layer.forward(features, held, wanted)
-            case _:
-                features = layer.forward(features, held, wanted)
-        yield place, features, choice
-
-
-def _cut(whole: Tensor, box: Box) -> Tensor:
-    """The part of a whole map, its channels last."""
-    return whole[box.slices].contiguous(memory_format=torch.channels_last)
-
-
-def _part(features: Tensor, held: Box, wanted: Box) -> Tensor:
-    """What of `features`, which are those at `held`, is at `wanted`."""
-    return features if held == wanted else _cut(features, wanted.seen_from(held))
 
 
 def _flat(features: Tensor) -> Tensor:

@@ -214,7 +214,7 @@ class TilePasses:
             if name in self._network.style_layers:
                 found.add_gram(name, owned)
             if name == self._network.content_layer:
-                found.add_difference(owned - place.in_level(self._content_target))
+                found.add_difference(owned - place.of_level(self._content_target))
 
     def _known(self, slopes: Slopes, name: str, place: Place, owned: Tensor) -> Tensor:
         """Gradient of the loss with respect to the features that a tile owns, shape of these."""
@@ -222,7 +222,7 @@ class TilePasses:
         if name in slopes.style:
             parts.append((slopes.style[name] @ owned[0].flatten(1)).view_as(owned))
         if name == self._network.content_layer:
-            parts.append((owned - place.in_level(self._content_target)).mul_(slopes.content))
+            parts.append((owned - place.of_level(self._content_target)).mul_(slopes.content))
         return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
     def _content_features(self, content: Tensor) -> Tensor:
@@ -236,7 +236,7 @@ class TilePasses:
                 owned = _owned(features, place)
                 if not whole:
                     whole.append(owned.new_empty(1, owned.shape[1], *size))
-                place.in_level(whole[0]).copy_(owned)
+                place.of_level(whole[0]).copy_(owned)
             return features
 
         for tile in walk(self.tiles):
@@ -283,7 +283,7 @@ class _KnownGradient(torch.autograd.Function):
         with torch.autocast(features.device.type, enabled=False):
             # Autograd may still use what it hands out: added to a copy.
             total = gradient.clone()
-            ctx.place.in_piece(total).add_(ctx.known(_owned(features, ctx.place)))
+            ctx.place.of_piece(total).add_(ctx.known(_owned(features, ctx.place)))
         return total, None, None
 
 
@@ -292,7 +292,7 @@ def _report_to_nobody(done: int, every: int) -> None:
 
 
 def _owned(features: Tensor, place: Place) -> Tensor:
-    return full_precision(place.in_piece(features))
+    return full_precision(place.of_piece(features))
 
 
 # For where nothing is known of the memory: with its halo, such a tile of VGG-19 takes 1 GB in float32.

@@ -8,7 +8,7 @@ from torch import nn
 
 from models.errors import InputError
 from models.steps.tiling import geometry
-from models.steps.tiling.geometry import Span, Window
+from models.steps.tiling.geometry import Box, Span, Window
 
 
 @st.composite
@@ -64,6 +64,33 @@ def test_a_level_is_as_long_as_torch_makes_it(window: Window, size: int) -> None
         assert window.outputs(size) == 0
     else:
         assert window.outputs(size) == shape[-1]
+
+
+@given(window=windows(), size=st.integers(1, 40), start=st.integers(0, 39), length=st.integers(0, 9))
+def test_what_inputs_feed_are_the_outputs_that_reach_over_them(
+    window: Window, size: int, start: int, length: int
+) -> None:
+    inputs, outputs = Span(start, start + length).within(size), window.outputs(size)
+    reached = {out for out in range(outputs) if computed(window.inputs(Span(out, out + 1))) & computed(inputs)}
+    assert computed(window.feeds(inputs, outputs)) == reached
+
+
+@given(window=windows().filter(lambda window: window.dilation == 1), size=st.integers(1, 40))
+def test_the_counts_of_average_pooling_are_the_positions_that_a_window_has(window: Window, size: int) -> None:
+    every = Span(0, window.outputs(size))
+    for padding, first, stop in ((False, 0, size), (True, -window.before, size + window.after)):
+        inside = [computed(window.inputs(Span(out, out + 1))) & set(range(first, stop)) for out in range(every.stop)]
+        # A window that lies in the padding alone has none: layers whose padding is as wide are refused.
+        if all(inside):
+            assert window.counts(every, size, padding) == [len(positions) for positions in inside]
+
+
+def test_an_empty_box_adds_nothing_and_has_no_elements() -> None:
+    box, empty = Box(Span(1, 3), Span(2, 5)), Box(Span(0, 9), Span(4, 4))
+    assert box.joined(empty) == empty.joined(box) == box
+    assert empty.empty
+    assert torch.empty(1, 2, 9, 9)[empty.slices].numel() == 0
+    assert torch.empty(1, 2, 9, 9)[box.slices].shape[2:] == box.lengths
 
 
 @settings(max_examples=300)

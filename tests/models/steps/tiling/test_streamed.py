@@ -10,9 +10,12 @@ from models.network import StyleNetwork
 from models.nin import nin
 from models.steps.objectives import PlainObjective, StyleTask
 from models.steps.strategies import ChannelsLastObjective
+from models.steps.tiling.activation_store import pack, unpack
 from models.steps.tiling.blocks import blocks_of
 from models.steps.tiling.streamed import StreamedObjective
+from models.steps.tiling.tiled import TiledObjective
 from models.vgg import vgg16, vgg19
+from tests.models.steps.tiling.test_tiled import odd_chain
 
 NETWORKS = {"vgg16": vgg16, "vgg19": vgg19, "nin": nin}
 
@@ -90,15 +93,62 @@ CHAINS = {
     ),
     "an average pool with a divisor": (nn.Conv2d(3, 8, 3), nn.AvgPool2d(2, divisor_override=3), nn.Conv2d(8, 9, 3)),
     "a loss at a pool": (nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2)),
+    "a dilated max pool": (nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d((2, 3), 2, 1, (3, 2)), nn.Conv2d(8, 9, 2)),
+    "an even kernel padded more behind": (nn.Conv2d(3, 8, 4, padding="same"), nn.ReLU(), nn.Conv2d(8, 9, 3)),
+    "layers that do nothing": (
+        nn.Conv2d(3, 8, 3), nn.Identity(), nn.ReLU(), nn.Dropout(), nn.MaxPool2d(2), nn.Identity(), nn.ReLU(),
+        nn.Conv2d(8, 9, 3), nn.Identity(),
+    ),
     "a pool to begin with": (nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(3, 8, 3)),
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 @pytest.mark.parametrize("tile_px", [0, 5])
 @pytest.mark.parametrize("chain", CHAINS)
 def test_any_chain_of_convolutions_and_pools_is_exact(chain, tile_px):
     network = tiny(*CHAINS[chain], style=("0", str(len(CHAINS[chain]) - 1)), content="1")
+    network.layers.eval()
     assert max(deviations(task_of(network, 23, 30, tile_px=tile_px))) < 1e-12
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("tile_px", [3, 32])
+def test_the_odd_chain_of_the_tiled_strategy_is_exact(tile_px):
+    network = odd_chain()
+    network.layers.eval()
+    assert max(deviations(task_of(network, 97, 61, tile_px=tile_px))) < 1e-12
+
+
+def test_a_loss_at_a_pool_within_the_network_is_exact_in_strips_of_full_width():
+    layers = nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()
+    task = task_of(tiny(*layers, style=("2", "4"), content="2"), 96, 12, tile_px=8)
+    assert max(deviations(task)) < 1e-12
+
+
+def test_bits_of_a_single_position_are_packed_and_come_back():
+    bits = torch.arange(16).view(1, 16, 1, 1).bitwise_and(3) == 1
+    for part in (bits, bits.contiguous(memory_format=torch.channels_last), bits[:, ::2]):
+        flat = part[0].permute(1, 2, 0)
+        assert torch.equal(unpack(pack(flat), flat.shape[2]), flat)
+
+
+@pytest.mark.parametrize("strategy", [StreamedObjective, TiledObjective])
+def test_what_follows_the_last_layer_that_a_loss_looks_at_is_not_computed(strategy):
+    network = tiny(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    task = task_of(network, 23, 30)
+    assert strategy(task)(task.style.clone().requires_grad_()) > 0
+
+
+def test_a_max_pool_with_more_places_than_a_byte_tells_apart_is_refused():
+    network = tiny(nn.Conv2d(3, 8, 3), nn.MaxPool2d(17), style=("1",))
+    with pytest.raises(InputError, match=r"layer '1': its window has more than 256 positions"):
+        blocks_of(network, 64, 64)
+
+
+def test_an_image_that_a_layer_shrinks_to_nothing_is_refused():
+    with pytest.raises(InputError, match="shrinks 6x4 px to nothing"):
+        blocks_of(tiny(nn.Conv2d(3, 8, 5)), 4, 6)
 
 
 def test_float32_stays_within_rounding_of_the_same_layout():
