@@ -77,13 +77,6 @@ TILED_STRATEGIES = ("tiled", "streamed")
 SIZED_TO_BUDGET = ("tiled",)
 
 
-def workload(mapping: Mapping[str, Any]) -> "Workload":
-    """What a step works on, from the entries that this revision knows."""
-    from models.workload import Workload
-
-    return Workload.from_mapping(mapping)
-
-
 def build(work: "Workload") -> "Step":
     """The step, ready to be called: its key in `STEPS`, or its reference, is resolved in this tree.
 
