@@ -1,16 +1,18 @@
 """How far can the gate be trusted on this machine? Measure it before anyone does.
 
-python -m benchmarks.calibrate --model=nin --resolution=128 --minutes=20
+python -m benchmarks.calibrate --model=nin --resolution=128 --minutes=60
 
-Compares a cell with itself, and with itself under real extra work that takes 2.5, 5 and 10 % of its throughput, by
-the code that the gate uses: side by side as `--against` does, and run against run as `benchmarks.gate` does with
-files. Prints how often each gate cried wolf and what it found, and stores it with the noise between runs, which
-`benchmarks.gate` reads. Each trial is stored when it is done: Ctrl-C loses none, and the same command goes on.
+Compares a cell with itself, to the end of the budget and with new fork servers for each trial, and prints what the
+gate's rule makes of it: how often it would cry wolf in a run of --cells cells, and, with the values shifted by a true
+drop, how often it would find it. Trials with real extra work check the shifting. Runs by themselves do the same for
+two record files, and give `benchmarks.gate` the noise between runs. Each trial is stored when it is done: Ctrl-C loses
+none, and the same command goes on.
 """
 
 import argparse
 import contextlib
 import functools
+import itertools
 import json
 import random
 import statistics
@@ -21,28 +23,31 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import cli
-from fixtures.comparing.calibration import (
+from fixtures.comparing.calibration import NotCalibrated, TrialRunner, products_for, steady_runner
+from fixtures.comparing.decision import drop_of
+from fixtures.comparing.error_rates import (
     HEADER,
-    NotCalibrated,
+    LEAST_ADDED_TRIALS,
     Row,
-    TrialRunner,
-    achieved_drop,
+    alarms,
     deviation_of_logs,
-    products_for,
+    file_rows,
+    loose_intervals_without_1,
+    rate_of,
     resolved_by_files,
-    rows,
+    side_by_side_rows,
     smallest_drop,
-    steady_runner,
 )
 from fixtures.comparing.file_comparison import CALIBRATION_KIND, LEAST_RUNS
+from fixtures.comparing.servers import servers_for
+from fixtures.comparing.worker_pairs import SideEnded
 from fixtures.formatting import table
-from fixtures.parsing import listed, named, one_of, resolution, seconds, share
-from fixtures.progress.events import Account, Progress
+from fixtures.parsing import count, listed, named, one_of, resolution, seconds, share
+from fixtures.progress.events import Account
 from fixtures.progress.plugin import BelowCursor, LogLines, StatusLine, is_watched, shown_on
 from fixtures.records.cell_record import identity_of
 from fixtures.records.recorder import commit_facts
-from fixtures.runner.cell_runner import Runner
-from fixtures.runner.launchers import SUITE, launcher_here
+from fixtures.runner.launchers import SUITE, import_path
 from fixtures.runner.session import CellEnded
 from fixtures.runner.worker_handle import CellFailed
 from fixtures.schema import Cell, strict_json, write_atomically
@@ -51,15 +56,20 @@ from models.errors import InputError
 
 _TIMEOUT_SECONDS = 600.0
 _QUESTION_SECONDS = 300.0
+# So many trials with extra work check the shifting of values.
+_ADDED_TRIALS = 20
+# Trials of identical code, of which both rates come, to one trial with extra work.
+_SAME_TRIALS_IN_A_ROUND = 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code: 0, 2 where nothing can be calibrated, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
-    launchers = launcher_here(), launcher_here()
+    servers = servers_for((sys.executable,) * 2, (import_path(),) * 2)
     try:
         settings = _settings(options)
-        with launchers[0].worker() as worker:
+        _, launchers = servers.pair_for(0)
+        with launchers["candidate"].worker() as worker:
             survey = worker.call("survey", timeout_seconds=_QUESTION_SECONDS)
         named("--device", settings["device"], one_of("device", survey["devices"]))
         calibration = Calibration(settings, survey["machine"], options.output)
@@ -70,9 +80,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             status_line.clear()
             print(text, flush=True)
 
-        baseline, candidate = (steady_runner(launcher, _TIMEOUT_SECONDS, progress) for launcher in launchers)
+        runner = steady_runner(launchers["candidate"], _TIMEOUT_SECONDS, progress)
+        lengths = settings["cell_seconds"], settings["run_seconds"], settings["cells"]
+        chance = random.Random()  # noqa: S311 - a coin, no secret
+        trials = TrialRunner(runner, servers, calibration.cell, *lengths, chance, progress)
         try:
-            calibration.go_on(baseline, candidate, 60 * options.minutes, say, progress)
+            calibration.go_on(trials, 60 * options.minutes, say)
         except KeyboardInterrupt:
             say("\ninterrupted; the same command goes on from here")
             print("\n".join(calibration.report()))
@@ -80,12 +93,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             status_line.clear()
         print("\n".join(calibration.report()))
-    except (InputError, NotCalibrated, ValueError, CellEnded, CellFailed) as error:
+    except (InputError, NotCalibrated, ValueError, CellEnded, SideEnded, CellFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:
-        for launcher in launchers:
-            launcher.close()
+        servers.close()
     return 0
 
 
@@ -101,7 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="cpu", help="(default: cpu)")
     add("--model", default="nin", help=f"any of {', '.join(sorted(api.STYLE_NETWORKS))} (default: nin)")
     add("--resolution", default="128", help="a side or WIDTHxHEIGHT in pixels (default: 128)")
-    add("--minutes", default="20", metavar="M", help="time for this call; others add to it (default: 20)")
+    add("--minutes", default="60", metavar="M", help="time for this call; others add to it (default: 60)")
+    add("--cells", default="10", metavar="N", help="cells of a run, which share its false alarms (default: 10)")
     add("--cell-seconds", default="20", metavar="S", help="budget of a decision side by side (default: 20)")
     add(
         "--run-seconds",
@@ -110,9 +123,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--drops",
-        default="2.5%,5%,10%",
+        default="2%,5%,10%",
         metavar="LIST",
-        help="true drops; the gate is set to half (default: 2.5%%,5%%,10%%)",
+        help="true drops; the gate is set to half (default: 2%%,5%%,10%%)",
     )
     add("--output", default="results/calibration.json", type=Path, metavar="PATH", help="(default: %(default)s)")
     return parser
@@ -130,9 +143,10 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "resolution": size.asked,
         "width": size.width,
         "height": size.height,
+        "cells": named("--cells", options.cells, count("number of cells")),
         "cell_seconds": cell_seconds,
         "run_seconds": cell_seconds / 2 if run_seconds is None else named("--run-seconds", run_seconds, seconds),
-        "drops": list(named("--drops", options.drops, lambda word: listed("--drops", [word], share))),
+        "drops": list(named("--drops", options.drops, lambda text: listed("--drops", [text], share))),
     }
 
 
@@ -146,89 +160,113 @@ class Calibration:
     def __init__(self, settings: dict[str, Any], machine: dict[str, Any], path: Path) -> None:
         self._path = path
         self._settings = settings
-        self._cell = Cell(
+        self.cell = Cell(
             "test_style_iteration", *(settings[key] for key in ("device", "model", "resolution", "width", "height"))
         )
-        self._identity = identity_of(self._cell)
+        self._identity = identity_of(self.cell)
         self._content: dict[str, Any] = {
-            "kind": CALIBRATION_KIND, "schema": 1, "machine": machine, "commit": commit_facts(SUITE),
-            "settings": settings, "products_per_slowdown": None, "trials": [], "runs": [],
+            "kind": CALIBRATION_KIND, "schema": 2, "machine": machine, "commit": commit_facts(SUITE),
+            "settings": settings, "products_per_slowdown": None, "same": [], "added": [], "rounds": [],
         }  # fmt: skip
         _check_output(path)
         if path.exists():
             self._content = _resumed(path, self._content)
 
-    def go_on(
-        self, baseline: Runner, candidate: Runner, time_seconds: float, say: Callable[[str], None], progress: Progress
-    ) -> None:
-        """Make trials until the time is used; the kinds in turn, in a new random order each time round."""
-        end = time.monotonic() + time_seconds
-        settings, chance = self._settings, random.Random()  # noqa: S311 - a coin, no secret
-        lengths = settings["cell_seconds"], settings["run_seconds"]
-        trials = TrialRunner(baseline, candidate, self._cell, *lengths, chance, progress)
-        if self._content["products_per_slowdown"] is None:
+    def go_on(self, trials: TrialRunner, time_seconds: float, say: Callable[[str], None]) -> None:
+        """Make trials until the time is used, at least one: identical code, extra work, and runs by themselves."""
+        start, content = time.monotonic(), self._content
+        if content["products_per_slowdown"] is None:
             say("measuring how much extra work makes a slowdown ...")
-            self._content["products_per_slowdown"] = trials.products_per_slowdown()
+            content["products_per_slowdown"] = trials.products_per_slowdown()
             self._store()
-        done = 0
+        drops = itertools.cycle(self._settings["drops"])
+        steps: list[Callable[[], str]] = []
         while True:
-            for kind, drop, max_drop in chance.sample(self._kinds(), k=len(self._kinds())):
-                if done and time.monotonic() >= end:  # a call makes one trial at least
-                    return
-                products = products_for(drop, self._content["products_per_slowdown"])
-                if kind == "trials":
-                    found = trials.side_by_side(products, max_drop) | {"drop": drop, "max_drop": max_drop}
-                else:
-                    found = trials.run(products) | {"drop": drop}
-                self._content[kind].append(found)
-                self._store()
-                done += 1
-                say(f"{done:4d}  {_said(kind, found)}  {max(0.0, end - time.monotonic()) / 60:.1f} min left")
+            if not steps:
+                steps = [functools.partial(self._same, trials)] * _SAME_TRIALS_IN_A_ROUND
+                if len(content["added"]) < _ADDED_TRIALS:
+                    steps.append(functools.partial(self._added, trials, next(drops)))
+                steps += self._round(trials)
+            text = steps.pop(0)()
+            self._store()
+            left = time_seconds - (time.monotonic() - start)
+            say(f"{text}  {max(0.0, left) / 60:.1f} min left")
+            if left <= 0:
+                return
+
+    def _same(self, trials: TrialRunner) -> str:
+        trial = trials.same()
+        self._content["same"].append(trial)
+        values = trial["units"][trial["clock"]]
+        mean = drop_of(statistics.fmean(values)) * 100
+        return f"identical code: {-mean:+.2f} % by {len(values)} units, {trial['clock']} clock"
+
+    def _added(self, trials: TrialRunner, drop: float) -> str:
+        products = products_for(drop, self._content["products_per_slowdown"])
+        trial = trials.slower(products, drop / 2) | {"drop": drop, "max_drop": drop / 2}
+        self._content["added"].append(trial)
+        return f"drop {drop * 100:g} %, --max-drop={drop * 50:g}%: {trial['verdict']} ({trial['units']} units)"
+
+    def _round(self, trials: TrialRunner) -> list[Callable[[], str]]:
+        """Runs by themselves, one after the other: two of identical code, then one with each drop."""
+        runs: list[dict[str, Any]] = []
+
+        def run(drop: float) -> str:
+            if not runs:
+                self._content["rounds"].append(runs)
+            products = products_for(drop, self._content["products_per_slowdown"])
+            runs.append(trials.run(products) | {"drop": drop})
+            return f"run alone, drop {drop * 100:g} %: median {runs[-1]['median_seconds'] * 1e3:.2f} ms"
+
+        return [functools.partial(run, drop) for drop in (0.0, 0.0, *self._settings["drops"])]
 
     def report(self) -> list[str]:
         """The table, and what follows from it."""
-        content = self._content
-        loads = [entry["load_average"] for key in ("trials", "runs") for entry in content[key] if entry["load_average"]]
-        lines = table([HEADER, *(row.words() for row in self._rows())])
+        content, settings = self._content, self._settings
+        same, added = content["same"], content["added"]
+        lines = table([HEADER, *(row.texts() for row in self._rows())])
+        if same:
+            outside = loose_intervals_without_1(same)
+            lines.append(f"identical code: {outside} of the 90 % intervals leave out 1; one in ten should")
+        for drop in settings["drops"]:
+            of_drop = [trial for trial in added if trial["drop"] == drop]
+            if len(of_drop) >= LEAST_ADDED_TRIALS:
+                achieved = drop_of(statistics.median(trial["log_slowdown"] for trial in of_drop))
+                really = rate_of(trial["verdict"] == "regressed" for trial in of_drop)
+                shifted = rate_of(alarms(same, achieved, drop / 2, settings["cells"], settings["cell_seconds"]))
+                lines.append(
+                    f"extra work meant to be {drop * 100:g} % was {achieved * 100:.2f} %: found {really},"
+                    f" by shifting {shifted}"
+                )
         best = smallest_drop(self._rows(), "side by side")
-        said = "none of those tried" if best is None else f"{best * 100:g} %"
-        lines.append(f"smallest drop that side by side gates at 1 % false alarms and 90 % power: {said}")
-        files = resolved_by_files(content["runs"])
+        trusted = "none of those tried" if best is None else f"{best * 100:g} %"
+        lines.append(f"smallest drop that side by side gates at 1 % false alarms and 90 % power: {trusted}")
+        files = resolved_by_files(self._plain_medians())
         if files is not None:
             lines.append(f"the same for two files, by the noise between runs: {files * 100:.3g} %")
-        for drop in self._settings["drops"]:
-            if achieved := achieved_drop(content["trials"], drop):
-                lines.append(
-                    f"a drop meant to be {drop * 100:g} % was {achieved[0] * 100:.2f} % ({achieved[1]} trials)"
-                )
+        every = [*same, *added, *(run for runs in content["rounds"] for run in runs)]
+        loads = [entry["load_average"] for entry in every if entry["load_average"] is not None]
         if loads:
             lines.append(f"load average {min(loads):.2f} to {max(loads):.2f}, median {statistics.median(loads):.2f}")
         return [*lines, f"stored in {self._path}"]
 
     def _rows(self) -> list[Row]:
-        settings, content = self._settings, self._content
-        return rows(content["trials"], content["runs"], settings["drops"], self._identity, settings["run_seconds"])
+        content, settings = self._content, self._settings
+        drops = settings["drops"]
+        rows = side_by_side_rows(content["same"], drops, settings["cells"], settings["cell_seconds"])
+        return rows + file_rows(content["rounds"], drops, self._identity, settings["run_seconds"])
 
-    def _kinds(self) -> list[tuple[str, float, float]]:
-        kinds = [("trials", drop, most / 2) for most in self._settings["drops"] for drop in (0.0, most)]
-        # Identical code in twice as many runs: its trials take two of them.
-        return kinds + [("runs", drop, 0.0) for drop in (0.0, 0.0, *self._settings["drops"])]
+    def _plain_medians(self) -> list[float]:
+        runs = itertools.chain.from_iterable(self._content["rounds"])
+        return [run["median_seconds"] for run in runs if run["drop"] == 0.0]
 
     def _store(self) -> None:
-        medians = [run["median_seconds"] for run in self._content["runs"] if run["drop"] == 0.0]
-        between = []
+        medians, between = self._plain_medians(), []
         if len(medians) >= LEAST_RUNS:
             deviation = deviation_of_logs(medians)
             between = [{"identity": list(self._identity), "log_deviation": deviation, "runs": len(medians)}]
         derived = {"between_runs": between, "rates": [row.facts() for row in self._rows()]}
         write_atomically(self._path, strict_json(self._content | derived, indent=1) + "\n")
-
-
-def _said(kind: str, found: dict[str, Any]) -> str:
-    drop = f"drop {found['drop'] * 100:g} %"
-    if kind == "runs":
-        return f"run alone, {drop}: median {found['median_seconds'] * 1e3:.2f} ms"
-    return f"side by side, {drop}, --max-drop={found['max_drop'] * 100:g}%: {found['verdict']} ({found['pairs']} pairs)"
 
 
 def _check_output(path: Path) -> None:

@@ -16,16 +16,14 @@ from typing import Any
 
 from benchmarks import cli
 from fixtures.comparing.file_comparison import CalibratedCell, Details, LimitsOf, compare_files, read_calibration
+from fixtures.comparing.limits import Limits, largest_floor, read_floors
 from fixtures.comparing.verdicts import (
     COMPARED_HEADER,
     FAILING,
-    Limits,
     compared_row,
     counted,
     explained,
-    largest_floor,
     missing_model,
-    read_floors,
 )
 from fixtures.formatting import markdown_table, table
 from fixtures.parsing import listed, named, one_of, share

@@ -4,7 +4,7 @@ python -m benchmarks.telemetry_cost --device=cpu --model=nin --resolution=128 --
 
 A block lasts long enough to be read several times. What stands for a side is the mean of its iterations, not the
 fastest one: telemetry disturbs some iterations and spares the others. The interval is that of
-`fixtures.comparing.decision`, and misses in one of a hundred runs at most.
+`fixtures.comparing.decision`, whose bounds miss in one of twenty runs at most.
 
 Exit code: 0 the cost is below --most, 1 it is above, 2 it cannot be measured, 3 neither could be shown.
 """
@@ -13,16 +13,18 @@ import argparse
 import random
 import statistics
 import sys
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from benchmarks.cli import parser_of, run, spoken
 from fixtures.comparing.calibration import STEP, steady_runner
-from fixtures.comparing.decision import drop_of, log_slowdown
-from fixtures.comparing.interleaving import Alternated, alternate
+from fixtures.comparing.decision import Evidence, SequentialEvidence, drop_of, log_slowdown
+from fixtures.comparing.interleaving import ORDERS, SIDES, log_ratio_of
 from fixtures.parsing import one_of, resolution, seconds, share
 from fixtures.runner.cell_runner import Runner
 from fixtures.runner.launchers import launcher_here
-from fixtures.runner.session import CellEnded
+from fixtures.runner.session import CellEnded, Session
 from fixtures.runner.worker_handle import CellFailed
 from fixtures.schema import Cell, Effort, Measurement
 from fixtures.telemetry.sampler import INTERVAL_SECONDS, Watchers
@@ -49,56 +51,69 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runner = steady_runner(launcher, _TIMEOUT_SECONDS + 2 * budget_seconds)
         size = options.resolution
         cell = Cell("telemetry_cost", options.device, options.model, size.asked, size.width, size.height)
-        done = measured(runner, cell, Watchers(survey["addresses"]), budget_seconds, threshold)
+        cost = measured(runner, cell, Watchers(survey["addresses"]), budget_seconds, threshold)
     except (InputError, ValueError, CellEnded, CellFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return CANNOT_MEASURE
     finally:
         launcher.close()
-    print(said(done))
-    return {"slower": ABOVE, "open": OPEN}.get(done.interval.side(threshold), BELOW)
+    print(sentence(cost))
+    return {"slower": ABOVE, "open": OPEN}.get(cost.evidence.side(threshold), BELOW)
 
 
-def measured(runner: Runner, cell: Cell, watchers: Watchers, budget_seconds: float, threshold: float) -> Alternated:
+@dataclass(frozen=True)
+class Cost:
+    """What telemetry costs, as a log ratio of times, by so many pairs of blocks in that time."""
+
+    evidence: Evidence
+    pairs: int
+    spent_seconds: float
+
+
+def measured(runner: Runner, cell: Cell, watchers: Watchers, budget_seconds: float, threshold: float) -> Cost:
     """Alternate blocks of a warm cell; the candidate is the one that is watched.
 
     Raises:
         CellEnded: the cell failed.
         InputError: the device cannot be watched, so that there is no cost.
     """
+    chance, looks = random.Random(), SequentialEvidence(_LEVEL)  # noqa: S311 - a coin, no secret
+    values: list[float] = []
     with runner.warm(cell, STEP, Effort(0.0)) as session, session.ended():
-
-        def block(side: str, block_seconds: float) -> list[float]:
-            if side == "baseline":
-                found: list[float] = session.call("measure", seconds=block_seconds, least_rounds=1)["durations_seconds"]
-                return found
-            watch = watchers(cell.device, 1)
-            with watch.measuring():
-                found = session.call("measure", seconds=block_seconds, least_rounds=1)["durations_seconds"]
-            told = watch.facts(Measurement(tuple(found), 0, None, None, None, 0, None), len(found))
-            if not told or not told.get("sampled"):
-                raise InputError(f"{cell.device} cannot be watched: {told and told['unavailable']}")
-            return found
-
-        return alternate(
-            block,
-            _READINGS_IN_A_BLOCK * INTERVAL_SECONDS,
-            budget_seconds,
-            _LEVEL,
-            threshold,
-            random.Random(),  # noqa: S311 - a coin, no secret
-            stands_for=statistics.fmean,
-        )
+        start = time.monotonic()
+        while True:
+            blocks: dict[str, list[Sequence[float]]] = {side: [] for side in SIDES}
+            for side in chance.choice(ORDERS):
+                blocks[side].append(_block(session, cell, watchers if side == "candidate" else None))
+            # One process serves both sides, so that pairs of blocks are independent of each other.
+            values.append(log_ratio_of([blocks[side] for side in SIDES], stands_for=statistics.fmean))
+            spent = time.monotonic() - start
+            evidence = looks.look(values, spent / budget_seconds)
+            if evidence is not None and (spent >= budget_seconds or evidence.settled(threshold)):
+                return Cost(evidence, len(values), spent)
 
 
-def said(done: Alternated) -> str:
-    """One sentence: what telemetry takes of the rate."""
-    cost, low, high = (
-        drop_of(bound) * 100 for bound in (done.interval.estimate, done.interval.low, done.interval.high)
-    )
+def _block(session: Session, cell: Cell, watchers: Watchers | None) -> Sequence[float]:
+    seconds = _READINGS_IN_A_BLOCK * INTERVAL_SECONDS
+    if watchers is None:
+        durations: list[float] = session.call("measure", seconds=seconds, least_rounds=1)["durations_seconds"]
+        return durations
+    watch = watchers(cell.device, 1)
+    with watch.measuring():
+        durations = session.call("measure", seconds=seconds, least_rounds=1)["durations_seconds"]
+    facts = watch.facts(Measurement(tuple(durations), 0, None, None, None, 0, None), len(durations))
+    if not facts or not facts.get("sampled"):
+        raise InputError(f"{cell.device} cannot be watched: {facts and facts['unavailable']}")
+    return durations
+
+
+def sentence(cost: Cost) -> str:
+    """What telemetry takes of the rate."""
+    size = cost.evidence.size
+    share, low, high = (drop_of(bound) * 100 for bound in (size.estimate, size.low, size.high))
     return (
-        f"telemetry takes {cost:+.3f} % of the rate ({low:+.3f} to {high:+.3f} %), by {len(done.values)} pairs"
-        f" of blocks in {done.spent_seconds:.0f} s"
+        f"telemetry takes {share:+.3f} % of the rate ({low:+.3f} to {high:+.3f} %), by {cost.pairs} pairs"
+        f" of blocks in {cost.spent_seconds:.0f} s"
     )
 
 

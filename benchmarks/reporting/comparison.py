@@ -17,7 +17,8 @@ from benchmarks.reporting.data import Machine, ReportData, commit_of
 from benchmarks.reporting.plotting import BLUE, GREEN, GRID, MUTED, VERMILLION, canvas, is_narrow, legend_below, look
 from benchmarks.reporting.sections import Chart, Datum, Row, Section, Table, word
 from fixtures.comparing.file_comparison import compare_files
-from fixtures.comparing.verdicts import COMPARED_HEADER, FAILING, Limits, compared_row, largest_floor, read_floors
+from fixtures.comparing.limits import Limits, largest_floor, read_floors
+from fixtures.comparing.verdicts import COMPARED_HEADER, FAILING, compared_row
 from fixtures.formatting import figure
 from fixtures.records.cell_record import IDENTITY, CellRecord, Identity, cell_id
 from fixtures.records.reader import RecordFile, differences

@@ -84,9 +84,9 @@ CELL = Cell("telemetry_cost", "cpu", "nin", "64", 64, 64)
 def test_a_cost_that_some_iterations_bear_is_found(cost, side):
     cell = Warm(cost)
     done = telemetry_cost.measured(cell, CELL, cell, 0.5, 0.01)
-    assert done.interval.side(0.01) == side
-    assert done.interval.estimate == pytest.approx(cost, abs=0.002)
-    assert telemetry_cost.said(done).startswith("telemetry takes +" if cost else "telemetry takes ")
+    assert done.evidence.side(0.01) == side
+    assert done.evidence.estimate == pytest.approx(cost, abs=0.002)
+    assert telemetry_cost.sentence(done).startswith("telemetry takes +" if cost else "telemetry takes ")
 
 
 def test_a_device_that_nobody_can_watch_has_no_cost():
