@@ -37,6 +37,7 @@ from fixtures.comparing.error_rates import (
     resolved_by_files,
     side_by_side_rows,
     smallest_drop,
+    variance_components,
 )
 from fixtures.comparing.file_comparison import CALIBRATION_KIND, LEAST_RUNS
 from fixtures.comparing.servers import servers_for
@@ -226,6 +227,8 @@ class Calibration:
         same, added = content["same"], content["added"]
         lines = table([HEADER, *(row.texts() for row in self._rows())])
         if same:
+            if components := variance_components(same):
+                lines.append(str(components))
             outside = loose_intervals_without_1(same)
             lines.append(f"identical code: {outside} of the 90 % intervals leave out 1; one in ten should")
         for drop in settings["drops"]:
