@@ -24,7 +24,6 @@ _BASE_PATH = sys.path[1:]  # the first is this file's folder
 def main() -> None:
     import numpy  # noqa: F401
     import pytest  # noqa: F401
-    import torch._dynamo
     import torchvision.transforms.v2  # noqa: F401
 
     gc.collect()
