@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import cli
-from fixtures.comparing.file_comparison import CalibratedCell, Details, LimitsOf, compare_files, read_calibration
+from fixtures.comparing.file_comparison import CalibratedCell, LimitsOf, compare_files, read_calibration
 from fixtures.comparing.verdicts import (
     COMPARED_HEADER,
     FAILING,
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _verdicts(options: argparse.Namespace) -> tuple[dict[str, Details], list[str]]:
+def _verdicts(options: argparse.Namespace) -> tuple[Mapping[str, Mapping[str, Any]], list[str]]:
     """Each cell's verdict by its id, and what must be known of how they came about.
 
     Raises:
@@ -113,19 +113,15 @@ def _allowed(given: Sequence[str]) -> tuple[str, ...]:
     return listed("--allow", given, one_of("comparable fact", COMPARED_FACTS))
 
 
-def _recorded(record: RecordFile) -> dict[str, Details]:
-    found: dict[str, Details] = {
-        cell.id: {"verdict": cell.verdict, "comparison": cell.comparison}
-        for cell in record.cells.values()
-        if cell.verdict
-    }
+def _recorded(record: RecordFile) -> Mapping[str, Mapping[str, Any]]:
+    verdicts: dict[str, Mapping[str, Any]] = {cell.id: cell.facts for cell in record.cells.values() if cell.verdict}
     for name in record.header.get("against", {}).get("missing_models", ()):
-        found[f"model {name}"] = missing_model(name)
-    if not found:
+        verdicts[f"model {name}"] = missing_model(name)
+    if not verdicts:
         raise InputError(
             f"{str(record.path)!r} holds no verdicts, because its run had no --against; give a base file before it"
         )
-    return found
+    return verdicts
 
 
 def _check_comparable(bases: Sequence[RecordFile], head: RecordFile, allowed: Sequence[str]) -> None:
@@ -158,16 +154,16 @@ def _calibrated(given: Path | None, head: RecordFile) -> tuple[list[CalibratedCe
     return cells, [] if unused is None else [unused]
 
 
-def _report(verdicts: Mapping[str, Details], notes: Sequence[str]) -> list[str]:
+def _report(verdicts: Mapping[str, Mapping[str, Any]], notes: Sequence[str]) -> list[str]:
     rows = [compared_row(name, details) for name, details in verdicts.items()]
     return [*table([COMPARED_HEADER, *rows]), *notes, _counted(verdicts)]
 
 
-def _counted(verdicts: Mapping[str, Details]) -> str:
+def _counted(verdicts: Mapping[str, Mapping[str, Any]]) -> str:
     return counted(details["verdict"] for details in verdicts.values())
 
 
-def _annotations(verdicts: Mapping[str, Details]) -> list[str]:
+def _annotations(verdicts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Workflow commands: GitHub shows them at the pull request."""
 
     def line(kind: str, name: str, details: Mapping[str, Any]) -> str:
@@ -182,7 +178,7 @@ def _annotations(verdicts: Mapping[str, Details]) -> list[str]:
     ]
 
 
-def _write_markdown(path: Path, verdicts: Mapping[str, Details], notes: Sequence[str]) -> None:
+def _write_markdown(path: Path, verdicts: Mapping[str, Mapping[str, Any]], notes: Sequence[str]) -> None:
     rows = [compared_row(f"`{name}`", details) for name, details in verdicts.items()]
     lines = ["### goghmark", "", *markdown_table(COMPARED_HEADER, rows), "", *notes, "", _counted(verdicts), ""]
     try:

@@ -129,7 +129,7 @@ def _rates(cells: Sequence[ShownCell]) -> Table:
             word(cell.axes["precision"]),
             number(cell.images_per_second if cell.ran else None),
             number(cell.median_seconds, 1e-3),
-            memory(cell.peak_bytes),
+            memory(cell.measured_peak_bytes),
             word(cell.status),
         )
         for cell in cells

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fixtures.records.cell_record import DEFAULTS, CellRecord, Identity
+from fixtures.records.cell_record import CellRecord, Identity
 from fixtures.records.merging import unused
 from fixtures.records.reader import RecordFile
 from fixtures.telemetry.base import disturbances
 
 MAIN_BENCHMARK = "test_style_iteration"
-# Axes that stand with the model's name where they are not at their default.
-_VARIANTS = {axis: DEFAULTS[axis] for axis in ("optimizer", "precision", "strategy")}
 
 
 @dataclass(frozen=True)
@@ -39,20 +37,6 @@ class ShownCell(CellRecord):
     machine: Machine
     place: str
     path: Path
-
-    @property
-    def peak_bytes(self) -> float | None:
-        """Of a cell that ran; of one that failed, the peak says how far it came and not what it takes."""
-        return self.peak_memory_bytes if self.ran else None
-
-    @property
-    def variant(self) -> str:
-        """What is not at its default of optimiser, precision and strategy; `plain` Adam in float32 is empty."""
-        return " ".join(str(self.axes[axis]) for axis, default in _VARIANTS.items() if self.axes[axis] != default)
-
-    @property
-    def name(self) -> str:
-        return f"{self.model} {self.variant}".strip()
 
     @property
     def generates(self) -> bool:

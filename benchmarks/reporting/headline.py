@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.reporting.data import ReportData, ShownCell
-from benchmarks.reporting.speed_ups import most_telling, speed_ups_of
+from benchmarks.reporting.speed_ups import question, speed_ups_of
 from fixtures.formatting import figure, readable_size, readable_time
+from fixtures.records.relative import best_accelerator
 
 # The model and size that the first sentence is about, where they were measured.
 _MODEL, _SIDE_PX = "vgg19", 512
@@ -99,7 +100,7 @@ def _large_pictures(ran: Sequence[ShownCell]) -> str | None:
     cell = min((cell for cell in large if cell.pixels == most), key=lambda cell: cell.median_seconds or 0)
     known = "8K" if cell.pixels == _8K[0] * _8K[1] else f"{cell.size_px} px"
     said = f"{known} fits with {cell.name} on {cell.place}: {readable_time(cell.median_seconds or 0)} an iteration"
-    return said + (f" in {readable_size(cell.peak_bytes)}." if cell.peak_bytes else ".")
+    return said + (f" in {readable_size(cell.measured_peak_bytes)}." if cell.measured_peak_bytes else ".")
 
 
 def _failures(report_data: ReportData) -> str | None:
@@ -116,11 +117,13 @@ def _tiles(report_data: ReportData, ran: Sequence[ShownCell]) -> list[Tile]:
         tiles.append(
             Tile(figure(cell.iterations_per_minute or 0), f"iterations per minute, {cell.name}, {cell.size_px} px")
         )
-        if cell.peak_bytes:
-            tiles.append(Tile(readable_size(cell.peak_bytes), f"peak memory, {cell.name}, {cell.size_px} px"))
+        if cell.measured_peak_bytes:
+            tiles.append(Tile(readable_size(cell.measured_peak_bytes), f"peak memory, {cell.name}, {cell.size_px} px"))
     if found := speed_ups_of(report_data):
-        best = most_telling(found)
-        tiles.append(Tile(f"{figure(best.times)} ×", f"{best.cell.place} against {best.base.place}, {best.question}"))
+        best = best_accelerator(found)
+        tiles.append(
+            Tile(f"{figure(best.times)} ×", f"{best.cell.place} against {best.base.place}, {question(best.cell)}")
+        )
     if ran:
         largest = max(ran, key=lambda cell: cell.pixels)
         tiles.append(Tile(f"{largest.size_px} px", f"largest image measured, {largest.name}"))

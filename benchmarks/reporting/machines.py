@@ -108,7 +108,7 @@ def all_cells(report_data: ReportData) -> Section | None:
             number(cell.iterations_per_minute),
             number(cell.images_per_second if cell.ran else None),
             number(cell.median_seconds, 1e-3),
-            memory(cell.peak_bytes),
+            memory(cell.measured_peak_bytes),
             word(_status(cell)),
             _message(cell),
         )

@@ -23,7 +23,7 @@ _APART = 0.75
 
 def peak_memory(report_data: ReportData) -> Section | None:
     """The section; None if no memory is known of any style iteration."""
-    cells = [cell for cell in report_data.iterations if cell.peak_bytes or _predicted(cell)]
+    cells = [cell for cell in report_data.iterations if cell.measured_peak_bytes or _predicted(cell)]
     lines = lines_of(cells)[:MOST_LINES]
     if not lines:
         return None
@@ -51,10 +51,10 @@ def _draw(lines: Sequence[Line], known: Mapping[tuple[str, str], Look], width_in
     size_ticks(axes, [cell for line in lines for cell in line], width_inches)
     for line in lines:
         look = look_of(line, lines, known)
-        measured = [cell for cell in line if cell.peak_bytes]
+        measured = [cell for cell in line if cell.measured_peak_bytes]
         label = f"{line[0].name} on {line[0].place}"
         if measured:
-            curve(axes, measured, lambda cell: cell.peak_bytes, look, line[0], label=label)
+            curve(axes, measured, lambda cell: cell.measured_peak_bytes, look, line[0], label=label)
         predicted = [cell for cell in line if _predicted(cell)]
         hollow = {"linestyle": ":", "linewidth": 1, "markerfacecolor": "none"}
         alone = None if measured else f"{label}, predicted"
@@ -110,11 +110,15 @@ def _byte_ticks(axes: Axes) -> None:
 
 
 def _finding(cells: Sequence[ShownCell]) -> str:
-    ratios = [predicted / cell.peak_bytes for cell in cells if cell.peak_bytes and (predicted := _predicted(cell))]
-    most = max(cells, key=lambda cell: cell.peak_bytes or 0)
-    if not most.peak_bytes:
+    ratios = [
+        predicted / cell.measured_peak_bytes
+        for cell in cells
+        if cell.measured_peak_bytes and (predicted := _predicted(cell))
+    ]
+    most = max(cells, key=lambda cell: cell.measured_peak_bytes or 0)
+    if not most.measured_peak_bytes:
         return "Nothing was measured; predicted is what the cells would have taken."
-    said = f"{most.name} at {most.size_px} px takes {readable_size(most.peak_bytes)} on {most.place}"
+    said = f"{most.name} at {most.size_px} px takes {readable_size(most.measured_peak_bytes)} on {most.place}"
     return said + (
         f"; predictions are {min(ratios):.2f} to {max(ratios):.2f} times what was measured." if ratios else "."
     )
@@ -127,7 +131,7 @@ def _table(cells: Sequence[ShownCell]) -> Table:
     )  # fmt: skip
     rows = []
     for cell in cells:
-        peak, predicted = cell.peak_bytes, _predicted(cell)
+        peak, predicted = cell.measured_peak_bytes, _predicted(cell)
         rows.append(
             row(
                 cell,
@@ -205,7 +209,7 @@ def _largest_table(cells: Sequence[ShownCell]) -> Table:
             word(cell.model),
             word(cell.variant or "plain"),
             number(cell.number("largest_side_px")),
-            memory(cell.peak_bytes),
+            memory(cell.measured_peak_bytes),
             memory(cell.memory_budget_bytes),
             number(cell.median_seconds),
             number(cell.number("failed_side_px")),

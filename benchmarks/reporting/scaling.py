@@ -114,4 +114,4 @@ def _table(cells: Sequence[ShownCell]) -> Table:
 
 def _peak(cell: ShownCell) -> float | None:
     peaks = [peak for peak in cell.facts.get("rank_peak_memory_bytes") or () if isinstance(peak, int | float)]
-    return max(peaks, default=cell.peak_bytes)
+    return max(peaks, default=cell.measured_peak_bytes)

@@ -10,18 +10,23 @@ from matplotlib.figure import Figure
 from benchmarks.reporting.data import ReportData, ShownCell
 from benchmarks.reporting.plotting import COLOURS, MARKERS, canvas, legend_below, plain_numbers, tag
 from benchmarks.reporting.sections import Chart, Datum, Row, Section, Table, memory, number, row, size, word
+from fixtures.records.relative import by_strategy, plain_of, relative_memory, relative_time
 
 _HEIGHT_INCHES = 4.4
 # Two points are a line of the table.
 _LEAST_POINTS = 3
 _MOST_CHARTS = 4
 
-Group = tuple[ShownCell, ...]
+Group = Sequence[ShownCell]
 
 
 def strategies(report_data: ReportData) -> Section | None:
     """The section; None if nothing ran with two strategies."""
-    groups = [group for group in _groups(report_data.iterations) if len([cell for cell in group if cell.ran]) > 1]
+    groups = [
+        group
+        for group in by_strategy(report_data.iterations, lambda cell: cell.place)
+        if sum(cell.ran for cell in group) > 1
+    ]
     if not groups:
         return None
     groups.sort(key=len, reverse=True)
@@ -45,26 +50,11 @@ def strategies(report_data: ReportData) -> Section | None:
 
 
 def _points(group: Group) -> list[ShownCell]:
-    return [cell for cell in group if cell.peak_bytes and cell.median_seconds]
-
-
-def _groups(cells: Sequence[ShownCell]) -> list[Group]:
-    """Cells that differ by strategy and precision only; those of which there are two strategies."""
-    same: dict[tuple[object, ...], list[ShownCell]] = {}
-    for cell in cells:
-        key = (cell.place, *(value for axis, value in cell.axes.items() if axis not in ("strategy", "precision")))
-        same.setdefault(key, []).append(cell)
-    return [tuple(group) for group in same.values() if len({cell.axes["strategy"] for cell in group}) > 1]
+    return [cell for cell in group if cell.measured_peak_bytes and cell.median_seconds]
 
 
 def _title(group: Group) -> str:
     return f"Time against memory: {group[0].model} at {group[0].size_px} px on {group[0].place}"
-
-
-def base_of(group: Sequence[ShownCell]) -> ShownCell | None:
-    """What the others are compared with: `plain`, in float32 if that ran."""
-    plain = [cell for cell in group if cell.axes["strategy"] == "plain" and cell.ran]
-    return min(plain, key=lambda cell: cell.axes["precision"] != "float32", default=None)
 
 
 def _draw(group: Group, width_inches: float) -> Figure:
@@ -78,7 +68,7 @@ def _draw(group: Group, width_inches: float) -> Figure:
         own = [cell for cell in ran if cell.axes["precision"] == precision]
         for number_, cell in enumerate(own):
             (point,) = axes.plot(
-                [(cell.peak_bytes or 0) / 2**20],
+                [(cell.measured_peak_bytes or 0) / 2**20],
                 [cell.median_seconds or 0],
                 linestyle="none",
                 marker=MARKERS[place],
@@ -105,7 +95,7 @@ def _name_points(axes: Axes, ran: Sequence[ShownCell], width_inches: float) -> N
     wide, high = 72 * (width_inches - 0.8), 72 * (_HEIGHT_INCHES - 0.9)
     points = [
         (
-            math.log((cell.peak_bytes or 0) / 2**20 / left) / math.log(right / left) * wide,
+            math.log((cell.measured_peak_bytes or 0) / 2**20 / left) / math.log(right / left) * wide,
             math.log((cell.median_seconds or 0) / bottom) / math.log(top / bottom) * high,
         )
         for cell in ran
@@ -132,7 +122,7 @@ def _name_points(axes: Axes, ran: Sequence[ShownCell], width_inches: float) -> N
         taken.append((start(side), start(side) + length, y + shift))
         text = axes.annotate(
             name,
-            ((cell.peak_bytes or 0) / 2**20, cell.median_seconds or 0),
+            ((cell.measured_peak_bytes or 0) / 2**20, cell.median_seconds or 0),
             xytext=(6 if side == "left" else -6, shift),
             textcoords="offset points",
             ha="left" if side == "left" else "right",
@@ -143,17 +133,19 @@ def _name_points(axes: Axes, ran: Sequence[ShownCell], width_inches: float) -> N
 
 
 def _finding(group: Group) -> str:
-    base, ran = base_of(group), [cell for cell in group if cell.median_seconds]
+    base, ran = plain_of(group), [cell for cell in group if cell.median_seconds]
     where = f"{group[0].model} at {group[0].size_px} px on {group[0].place}"
     fastest = min(ran, key=lambda cell: cell.median_seconds or 0)
     if base is None or not base.median_seconds:
         return f"{where}: plain has no figures; {fastest.variant or 'plain'} is the fastest that ran."
-    share = f"takes {(fastest.median_seconds or 0) / base.median_seconds:.2f} of plain's time"
+    share = f"takes {relative_time(fastest, base):.2f} of plain's time"
     said = f"{where}: " + ("nothing is faster than plain" if fastest is base else f"{_called(fastest)} {share}")
-    least = min((cell for cell in ran if cell.peak_bytes), key=lambda cell: cell.peak_bytes or 0, default=None)
-    if least is None or not base.peak_bytes:
+    least = min(
+        (cell for cell in ran if cell.measured_peak_bytes), key=lambda cell: cell.measured_peak_bytes or 0, default=None
+    )
+    if least is None or not base.measured_peak_bytes:
         return said + "."
-    return f"{said}; {_called(least)} takes {(least.peak_bytes or 0) / base.peak_bytes:.2f} of its memory."
+    return f"{said}; {_called(least)} takes {relative_memory(least, base):.2f} of its memory."
 
 
 def _called(cell: ShownCell) -> str:
@@ -166,7 +158,7 @@ def _table(groups: Sequence[Group]) -> Table:
         "device", "model", "resolution [px]", "strategy", "precision", "ms/iteration", "time / plain", "peak memory",
         "memory / plain", "gradient deviation", "compile [s]", "status",
     )  # fmt: skip
-    rows = [_row(cell, base_of(group)) for group in groups for cell in group]
+    rows = [_row(cell, plain_of(group)) for group in groups for cell in group]
     return Table("Time and memory of every strategy, relative to plain", header, rows)
 
 
@@ -180,14 +172,14 @@ def _row(cell: ShownCell, base: ShownCell | None) -> Row:
         word(cell.axes["strategy"]),
         word(cell.axes["precision"]),
         number(cell.median_seconds, 1e-3),
-        _ratio(cell.median_seconds, None if base is None else base.median_seconds),
-        memory(cell.peak_bytes),
-        _ratio(cell.peak_bytes, None if base is None else base.peak_bytes),
+        _ratio(relative_time(cell, base)),
+        memory(cell.measured_peak_bytes),
+        _ratio(relative_memory(cell, base)),
         word(None) if deviation is None else Datum(f"{deviation:.1e}", deviation),
         number(cell.number("compile_seconds")),
         word(cell.status),
     )
 
 
-def _ratio(value: float | None, base: float | None) -> Datum:
-    return Datum(f"{value / base:.2f}", value / base) if value and base else word(None)
+def _ratio(value: float | None) -> Datum:
+    return word(None) if value is None else Datum(f"{value:.2f}", value)
