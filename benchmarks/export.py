@@ -1,14 +1,14 @@
-"""A record file in the words of other programs. No torch is imported; the file may come from anywhere.
+"""A record file in the formats of other programs. No torch is imported; the file may come from anywhere.
 
 python -m benchmarks.export RECORD.json --format=github-action-benchmark-bigger --output=rates.json
 python -m benchmarks.export RECORD.json --format=github-action-benchmark-smaller --output=memory.json
 python -m benchmarks.export RECORD.json --format=prometheus --output=/var/lib/node_exporter/goghmark.prom
 
 github-action-benchmark takes one direction a file: `bigger` holds rates and the largest images (for its
-`tool: customBiggerIsBetter`), `smaller` peak memory (for `tool: customSmallerIsBetter`). Without --output the text is
-printed.
+`tool: customBiggerIsBetter`), `smaller` peak memory (for `tool: customSmallerIsBetter`). --format=prometheus needs the
+extra `export` (prometheus-client). Without --output the text is printed.
 
-Exit code: 0 done, 2 a file that cannot be used.
+Exit code: 0 done, 2 a file that cannot be used, or a package that is missing.
 """
 
 import argparse

@@ -155,6 +155,15 @@ def test_cells_of_many_machines_are_told_apart(tmp_path, capsys):
     assert names == ["left test_style_iteration[cpu-nin-64px]", "right test_style_iteration[cpu-nin-64px]"]
 
 
+def test_without_prometheus_client_one_sentence_says_what_to_install(record, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    assert export.main([str(record), "--format=prometheus"]) == 2
+    err = capsys.readouterr().err
+    assert "needs prometheus-client, which is not installed; pip install -e '.[export]'" in err
+    assert err.count("\n") == 1
+    assert export.main([str(record), "--format=github-action-benchmark-bigger"]) == 0
+
+
 @pytest.mark.parametrize("direction", ["bigger", "smaller"])
 def test_entries_are_as_github_action_benchmark_describes_them(exported, direction):
     entries = json.loads(exported(f"github-action-benchmark-{direction}"))
