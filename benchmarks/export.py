@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _entries(of: Callable[[Records], list[Entry]]) -> Callable[[Records], str]:
     def text(records: Records) -> str:
         entries = of(records)
-        if not entries:  # the action takes an empty list for a broken benchmark
+        if not entries:  # the action treats an empty list as an error
             raise InputError(f"{str(records[0].path)!r} has no cell with such a figure; give the record of another run")
         return strict_json(entries, indent=1) + "\n"
 

@@ -51,10 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (InputError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return CANNOT_COMPARE
-    said = {details["verdict"] for details in verdicts.values()}
-    if said & set(FAILING):
+    reached = {details["verdict"] for details in verdicts.values()}
+    if reached & set(FAILING):
         return REGRESSION
-    return INCONCLUSIVE if "inconclusive" in said and options.inconclusive == "fail" else PASS
+    return INCONCLUSIVE if "inconclusive" in reached and options.inconclusive == "fail" else PASS
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,25 +67,30 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RECORD.json",
         help="record files, or pytest-benchmark JSON of the suite; the last one is judged, several bases are a history",
     )
-    add("--max-drop", default="5%", metavar="SHARE", help="drop of throughput that is let pass (default: 5%%)")
-    add("--max-memory-growth", default="10%", metavar="SHARE", help="growth of peak memory let pass (default: 10%%)")
-    add("--inconclusive", default="pass", choices=("pass", "fail"), help="what an undecided cell does (default: pass)")
-    add("--allow", action="append", metavar="LIST", help="facts that may differ: " + ", ".join(COMPARED_FACTS))
+    add("--max-drop", default="5%", metavar="SHARE", help="allowed drop of throughput (default: 5%%)")
+    add("--max-memory-growth", default="10%", metavar="SHARE", help="allowed growth of peak memory (default: 10%%)")
+    add("--inconclusive", default="pass", choices=("pass", "fail"), help="whether undecided cells fail (default: pass)")
+    add(
+        "--allow",
+        action="append",
+        metavar="LIST",
+        help="facts that may differ between the files: " + ", ".join(COMPARED_FACTS),
+    )
     add(
         "--calibration",
         type=Path,
         metavar="PATH",
-        help=f"how noisy runs are here, by benchmarks.calibrate (default: {_DEFAULT_CALIBRATION}, if it is there)",
+        help=f"noise of runs here, from benchmarks.calibrate (default: {_DEFAULT_CALIBRATION}, if it exists)",
     )
     add("--markdown", type=Path, metavar="PATH", help="append the table here, e.g. to $GITHUB_STEP_SUMMARY")
     return parser
 
 
 def _verdicts(options: argparse.Namespace) -> tuple[Mapping[str, Mapping[str, Any]], list[str]]:
-    """Each cell's verdict by its id, and what must be known of how they came about.
+    """Each cell's verdict by its id, and notes on the conditions.
 
     Raises:
-        InputError, ValueError: there is nothing that can be compared.
+        InputError, ValueError: the files cannot be compared.
     """
     *bases, head = [read_record(path) for path in options.files]
     limits_of = _limits(options)
@@ -97,14 +102,14 @@ def _verdicts(options: argparse.Namespace) -> tuple[Mapping[str, Mapping[str, An
 
 
 def _limits(options: argparse.Namespace) -> LimitsOf:
-    asked = Limits(
+    limits = Limits(
         named("--max-drop", options.max_drop, share), named("--max-memory-growth", options.max_memory_growth, share)
     )
     floors = read_floors(Path("pyproject.toml"))
 
     def limits_of(identity: Identity) -> Limits:
         inner = cell_id(identity).partition("[")[2].removesuffix("]")
-        return replace(asked, max_drop=max(asked.max_drop, largest_floor(floors, inner)))
+        return replace(limits, max_drop=max(limits.max_drop, largest_floor(floors, inner)))
 
     return limits_of
 
@@ -164,7 +169,7 @@ def _counted(verdicts: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _annotations(verdicts: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Workflow commands: GitHub shows them at the pull request."""
+    """Workflow commands that GitHub shows in the pull request."""
 
     def line(kind: str, name: str, details: Mapping[str, Any]) -> str:
         text = f"{name} {details['verdict']}: {explained(details['comparison'])}"

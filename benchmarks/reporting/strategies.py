@@ -1,4 +1,4 @@
-"""What each strategy costs: time against memory, for the same cell."""
+"""The cost of each strategy: time against memory, for the same cell."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from benchmarks.reporting.sections import Chart, Datum, Row, Section, Table, mem
 from fixtures.records.relative import by_strategy, plain_of, relative_memory, relative_time
 
 _HEIGHT_INCHES = 4.4
-# Two points are a line of the table.
+# Fewer points are shown in the table only.
 _LEAST_POINTS = 3
 _MOST_CHARTS = 4
 
@@ -30,11 +30,11 @@ def strategies(report_data: ReportData) -> Section | None:
     if not groups:
         return None
     groups.sort(key=len, reverse=True)
-    telling = [group for group in groups if len(_points(group)) >= _LEAST_POINTS]
-    drawn = telling[:_MOST_CHARTS] or [group for group in groups if _points(group)][:1]
+    with_points = [group for group in groups if len(_points(group)) >= _LEAST_POINTS]
+    drawn = with_points[:_MOST_CHARTS] or [group for group in groups if _points(group)][:1]
     charts = [
-        Chart(f"strategies-{place + 1}" if len(drawn) > 1 else "strategies", _title(group), partial(_draw, group))
-        for place, group in enumerate(drawn)
+        Chart(f"strategies-{index + 1}" if len(drawn) > 1 else "strategies", _title(group), partial(_draw, group))
+        for index, group in enumerate(drawn)
     ]
     notes = ["All strategies compute the same loss and gradient; how far from float64 is in the table."]
     if drawn:
@@ -59,21 +59,21 @@ def _title(group: Group) -> str:
 
 def _draw(group: Group, width_inches: float) -> Figure:
     ran = _points(group)
-    drawn = canvas(width_inches, _HEIGHT_INCHES)
-    axes = drawn.subplots()
+    fig = canvas(width_inches, _HEIGHT_INCHES)
+    axes = fig.subplots()
     axes.set_xscale("log")
     axes.set_yscale("log")
-    precisions = list(dict.fromkeys(cell.axes["precision"] for cell in ran))
-    for place, precision in enumerate(precisions):
-        own = [cell for cell in ran if cell.axes["precision"] == precision]
-        for number_, cell in enumerate(own):
+    precisions = list(dict.fromkeys(cell.precision for cell in ran))
+    for index, precision in enumerate(precisions):
+        own = [cell for cell in ran if cell.precision == precision]
+        for point_index, cell in enumerate(own):
             (point,) = axes.plot(
                 [(cell.measured_peak_bytes or 0) / 2**20],
                 [cell.median_seconds or 0],
                 linestyle="none",
-                marker=MARKERS[place],
-                color=COLOURS[place],
-                label=str(precision) if number_ == 0 else None,
+                marker=MARKERS[index],
+                color=COLOURS[index],
+                label=precision if point_index == 0 else None,
             )
             tag(point, cell)
     axes.margins(0.12)
@@ -85,13 +85,13 @@ def _draw(group: Group, width_inches: float) -> Figure:
     axes.set_ylabel("seconds per iteration, logarithmic", rotation_mode="anchor")
     if len(precisions) > 1:
         legend_below(axes, width_inches)
-    return drawn
+    return fig
 
 
 def _name_points(axes: Axes, ran: Sequence[ShownCell], width_inches: float) -> None:
-    """Its strategy beside each point: where neither a point nor another name is, as near as there is room."""
+    """Write its strategy beside each point, as near as possible without covering points and other names."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    # In typographic points, as far as that is known before axes and labels have their places.
+    # In typographic points, approximately: axes and labels are not laid out yet.
     wide, high = 72 * (width_inches - 0.8), 72 * (_HEIGHT_INCHES - 0.9)
     points = [
         (
@@ -102,7 +102,7 @@ def _name_points(axes: Axes, ran: Sequence[ShownCell], width_inches: float) -> N
     ]
     taken = [(x - 4, x + 4, y) for x, y in points]
     for cell, (x, y) in zip(ran, points, strict=True):
-        name = str(cell.axes["strategy"])
+        name = cell.strategy
         length = 4.4 * len(name)
         places = [(side, shift) for shift in (0, 7, -7, 14, -14, 21, -21) for side in ("left", "right")]
 
@@ -139,18 +139,17 @@ def _finding(group: Group) -> str:
     if base is None or not base.median_seconds:
         return f"{where}: plain has no figures; {fastest.variant or 'plain'} is the fastest that ran."
     share = f"takes {relative_time(fastest, base):.2f} of plain's time"
-    said = f"{where}: " + ("nothing is faster than plain" if fastest is base else f"{_called(fastest)} {share}")
+    text = f"{where}: " + ("nothing is faster than plain" if fastest is base else f"{_called(fastest)} {share}")
     least = min(
         (cell for cell in ran if cell.measured_peak_bytes), key=lambda cell: cell.measured_peak_bytes or 0, default=None
     )
     if least is None or not base.measured_peak_bytes:
-        return said + "."
-    return f"{said}; {_called(least)} takes {relative_memory(least, base):.2f} of its memory."
+        return text + "."
+    return f"{text}; {_called(least)} takes {relative_memory(least, base):.2f} of its memory."
 
 
 def _called(cell: ShownCell) -> str:
-    precision = cell.axes["precision"]
-    return f"{cell.axes['strategy']}" + ("" if precision == "float32" else f" in {precision}")
+    return cell.strategy + ("" if cell.precision == "float32" else f" in {cell.precision}")
 
 
 def _table(groups: Sequence[Group]) -> Table:
@@ -169,8 +168,8 @@ def _row(cell: ShownCell, base: ShownCell | None) -> Row:
         word(cell.place),
         word(cell.model),
         size(cell),
-        word(cell.axes["strategy"]),
-        word(cell.axes["precision"]),
+        word(cell.strategy),
+        word(cell.precision),
         number(cell.median_seconds, 1e-3),
         _ratio(relative_time(cell, base)),
         memory(cell.measured_peak_bytes),
