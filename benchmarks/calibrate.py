@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import cli
+from fixtures.comparing.between_runs import CALIBRATION_KIND, LEAST_RUNS
 from fixtures.comparing.calibration import NotCalibrated, TrialRunner, products_for, steady_runner
 from fixtures.comparing.decision import drop_of
 from fixtures.comparing.error_rates import (
@@ -39,7 +40,6 @@ from fixtures.comparing.error_rates import (
     smallest_drop,
     variance_components,
 )
-from fixtures.comparing.file_comparison import CALIBRATION_KIND, LEAST_RUNS
 from fixtures.comparing.servers import servers_for
 from fixtures.comparing.worker_pairs import SideEnded
 from fixtures.formatting import table

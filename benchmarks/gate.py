@@ -2,6 +2,7 @@
 
 python -m benchmarks.gate BASE.json [MORE_BASE.json ...] HEAD.json   the last file against those before it
 python -m benchmarks.gate RECORD.json                               the verdicts of a run with --against
+python -m benchmarks.gate --history A.json B.json C.json D.json ...  at which commit each cell's rate stepped
 
 Exit code: 0 pass, 1 regression, 2 cannot compare, 3 inconclusive where --inconclusive=fail.
 """
@@ -15,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import cli
-from fixtures.comparing.file_comparison import CalibratedCell, LimitsOf, compare_files, read_calibration
+from fixtures.comparing.between_runs import CalibratedCell, read_calibration
+from fixtures.comparing.file_comparison import WHOLE_RUN, LimitsOf, compare_files
+from fixtures.comparing.history import HEADER as HISTORY_HEADER
+from fixtures.comparing.history import steps_of
 from fixtures.comparing.limits import Limits, largest_floor, read_floors
 from fixtures.comparing.verdicts import (
     COMPARED_HEADER,
@@ -24,6 +28,7 @@ from fixtures.comparing.verdicts import (
     counted,
     explained,
     missing_model,
+    readable_ratio,
 )
 from fixtures.formatting import markdown_table, table
 from fixtures.parsing import listed, named, one_of, share
@@ -39,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     options = _parser().parse_args(arguments)
     try:
+        if options.history:
+            print("\n".join(_history(options)))
+            return PASS
         verdicts, notes = _verdicts(options)
         report = _report(verdicts, notes)
         print("\n".join(report))
@@ -80,6 +88,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help=f"noise of runs here, from benchmarks.calibrate (default: {_DEFAULT_CALIBRATION}, if it exists)",
     )
+    add(
+        "--history",
+        action="store_true",
+        help="name the commits at which rates stepped, by the files in their order, the oldest first; needs the extra"
+        " 'history'",
+    )
     add("--markdown", type=Path, metavar="PATH", help="append the table here, e.g. to $GITHUB_STEP_SUMMARY")
     return parser
 
@@ -91,18 +105,29 @@ def _verdicts(options: argparse.Namespace) -> tuple[Mapping[str, Mapping[str, An
         InputError, ValueError: the files cannot be compared.
     """
     *bases, head = [read_record(path) for path in options.files]
-    limits_of = _limits(options)
+    limits = Limits(
+        named("--max-drop", options.max_drop, share), named("--max-memory-growth", options.max_memory_growth, share)
+    )
+    limits_of = _limits_of(limits)
     if not bases:
         return _recorded(head), [f"side by side against {head.header.get('against', {}).get('asked', 'a baseline')}"]
     _check_comparable(bases, head, () if options.allow is None else _allowed(options.allow))
     calibrated, notes = _calibrated(options.calibration, head)
-    return compare_files(bases, head, limits_of, calibrated), notes
+    compared = compare_files(bases, head, limits_of, calibrated, limits.max_drop)
+    if compared.run is not None and WHOLE_RUN not in compared.verdicts:
+        notes = [*notes, f"{WHOLE_RUN}: {readable_ratio(compared.run['comparison'])}, taken out of the cells' ratios"]
+    return compared.verdicts, notes
 
 
-def _limits(options: argparse.Namespace) -> LimitsOf:
-    limits = Limits(
-        named("--max-drop", options.max_drop, share), named("--max-memory-growth", options.max_memory_growth, share)
-    )
+def _history(options: argparse.Namespace) -> list[str]:
+    files = [read_record(path) for path in options.files]
+    steps = steps_of(files)
+    lines = table([HISTORY_HEADER, *(step.texts() for step in steps)]) if steps else []
+    cells = len({identity for file in files for identity in file.cells})
+    return [*lines, f"{len(steps)} step(s) in {len(files)} files of {cells} cell(s)"]
+
+
+def _limits_of(limits: Limits) -> LimitsOf:
     floors = read_floors(Path("pyproject.toml"))
 
     def limits_of(identity: Identity) -> Limits:

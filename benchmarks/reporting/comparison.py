@@ -133,7 +133,7 @@ def _verdicts(bases: Sequence[RecordFile], head: RecordFile) -> dict[Identity, t
         limits = Limits()
         return dataclasses.replace(limits, max_drop=max(limits.max_drop, largest_floor(floors, inner)))
 
-    by_name = compare_files(bases, head, limits_of)
+    by_name = compare_files(bases, head, limits_of).cells
     identities = {cell_id(identity): identity for file in (*bases, head) for identity in file.cells}
     return {
         identities[name]: (name, details)

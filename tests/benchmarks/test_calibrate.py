@@ -10,7 +10,7 @@ import time
 import pytest
 
 from benchmarks import calibrate
-from fixtures.comparing.file_comparison import read_calibration
+from fixtures.comparing.between_runs import read_calibration
 from tests.paths import ROOT
 from tests.starting import interruptible
 
