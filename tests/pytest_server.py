@@ -96,24 +96,24 @@ def _exit_with(run: Any) -> Never:
 
 def _start_program_forker() -> socket.socket:
     """Start a process that forks Python programs on request, until this process ends."""
-    ours, theirs = socket.socketpair()
+    parent_end, child_end = socket.socketpair()
     if os.fork() == 0:
-        ours.close()
+        parent_end.close()
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for its children
         os.setsid()
         while True:
-            request, descriptors, _, _ = socket.recv_fds(theirs, 1, 3)
+            request, descriptors, _, _ = socket.recv_fds(child_end, 1, 3)
             if not request:
                 os._exit(0)
             pid = os.fork()
             if pid == 0:
-                theirs.close()
+                child_end.close()
                 _run_program(*descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
-            theirs.sendall(b"%d\n" % pid)
-    theirs.close()
-    return ours
+            child_end.sendall(b"%d\n" % pid)
+    child_end.close()
+    return parent_end
 
 
 class _Program(BaseException):

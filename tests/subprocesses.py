@@ -32,11 +32,11 @@ class PytestServer:
     """
 
     def __init__(self) -> None:
-        self._control, theirs = socket.socketpair()
-        with theirs:
+        self._control, child_end = socket.socketpair()
+        with child_end:
             self._process = subprocess.Popen(
-                interruptible([sys.executable, str(_SERVER), str(theirs.fileno())]),
-                pass_fds=[theirs.fileno()],
+                interruptible([sys.executable, str(_SERVER), str(child_end.fileno())]),
+                pass_fds=[child_end.fileno()],
                 stdin=subprocess.DEVNULL,
                 # OpenMP reads it when torch is imported.
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
