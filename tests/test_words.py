@@ -40,10 +40,10 @@ FOLDERS = ("models", "fixtures", "benchmarks", "tests")
 PENDING = (
     "models/",
     "benchmarks/",
-    *(f"fixtures/{folder}/" for folder in ("comparing", "planning", "records", "summaries", "telemetry")),
+    *(f"fixtures/{folder}/" for folder in ("comparing", "planning")),
     "tests/models/",
     "tests/benchmarks/",
-    *(f"tests/fixtures/{folder}/" for folder in ("comparing", "planning", "records", "summaries", "telemetry")),
+    *(f"tests/fixtures/{folder}/" for folder in ("comparing", "planning")),
 )
 
 
