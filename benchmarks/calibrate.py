@@ -43,14 +43,14 @@ from fixtures.comparing.error_rates import (
 from fixtures.comparing.servers import servers_for
 from fixtures.comparing.worker_pairs import SideEnded
 from fixtures.formatting import table
-from fixtures.parsing import count, listed, named, one_of, resolution, seconds, share
-from fixtures.progress.events import Account
-from fixtures.progress.plugin import BelowCursor, LogLines, StatusLine, is_watched, shown_on
+from fixtures.parsing import count, one_of, resolution, seconds, share
+from fixtures.progress.events import ProgressState
+from fixtures.progress.plugin import LineBelowCursor, LogLines, StatusLine, is_interactive, shown_in
 from fixtures.records.cell_record import identity_of
 from fixtures.records.recorder import commit_facts
 from fixtures.runner.launchers import SUITE, import_path
-from fixtures.runner.session import CellEnded
-from fixtures.runner.worker_handle import CellFailed
+from fixtures.runner.session import CellFailed
+from fixtures.runner.worker_handle import WorkerFailed
 from fixtures.schema import Cell, strict_json, write_atomically
 from models import api
 from models.errors import InputError
@@ -72,10 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _, launchers = servers.pair_for(0)
         with launchers["candidate"].worker() as worker:
             survey = worker.call("survey", timeout_seconds=_QUESTION_SECONDS)
-        named("--device", settings["device"], one_of("device", survey["devices"]))
+        option_value("--device", settings["device"], one_of("device", survey["devices"]))
         calibration = Calibration(settings, survey["machine"], options.output)
         status_line = _status_line()
-        progress = shown_on(status_line, Account("now", f"{settings['model']} at {settings['resolution']} px"))
+        progress = shown_in(status_line, ProgressState("now", f"{settings['model']} at {settings['resolution']} px"))
 
         def say(text: str) -> None:
             status_line.clear()
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             status_line.clear()
         print("\n".join(calibration.report()))
-    except (InputError, NotCalibrated, ValueError, CellEnded, SideEnded, CellFailed) as error:
+    except (InputError, NotCalibrated, ValueError, CellFailed, SideEnded, WorkerFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:
@@ -103,8 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _status_line() -> StatusLine:
-    if is_watched(sys.stdout.isatty()):
-        return BelowCursor(functools.partial(print, end="", flush=True))
+    if is_interactive(sys.stdout.isatty()):
+        return LineBelowCursor(functools.partial(print, end="", flush=True))
     return LogLines(functools.partial(print, flush=True))
 
 
@@ -134,20 +134,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """What the calibration is of; a file of another one is not gone on with."""
-    size = named("--resolution", options.resolution, resolution)
-    options.minutes = named("--minutes", options.minutes, seconds)
-    cell_seconds = named("--cell-seconds", options.cell_seconds, seconds)
+    size = option_value("--resolution", options.resolution, resolution)
+    options.minutes = option_value("--minutes", options.minutes, seconds)
+    cell_seconds = option_value("--cell-seconds", options.cell_seconds, seconds)
     run_seconds = options.run_seconds
     return {
         "device": options.device,
-        "model": named("--model", options.model, one_of("model", api.STYLE_NETWORKS)),
+        "model": option_value("--model", options.model, one_of("model", api.STYLE_NETWORKS)),
         "resolution": size.asked,
         "width": size.width,
         "height": size.height,
-        "cells": named("--cells", options.cells, count("number of cells")),
+        "cells": option_value("--cells", options.cells, count("number of cells")),
         "cell_seconds": cell_seconds,
-        "run_seconds": cell_seconds / 2 if run_seconds is None else named("--run-seconds", run_seconds, seconds),
-        "drops": list(named("--drops", options.drops, lambda text: listed("--drops", [text], share))),
+        "run_seconds": cell_seconds / 2 if run_seconds is None else option_value("--run-seconds", run_seconds, seconds),
+        "drops": list(option_value("--drops", options.drops, lambda text: comma_separated("--drops", [text], share))),
     }
 
 

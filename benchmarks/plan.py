@@ -132,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list_of(option: str, parse: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
-    return argument_type(lambda words: parsing.listed(option, [words], parse))
+    return argument_type(lambda words: parsing.comma_separated(option, [words], parse))
 
 
 if __name__ == "__main__":

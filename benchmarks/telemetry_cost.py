@@ -23,10 +23,10 @@ from fixtures.comparing.decision import Evidence, SequentialEvidence, drop_of, l
 from fixtures.comparing.interleaving import ORDERS, SIDES, log_ratio_of
 from fixtures.parsing import one_of, resolution, seconds, share
 from fixtures.runner.cell_runner import Runner
-from fixtures.runner.launchers import launcher_here
-from fixtures.runner.session import CellEnded, Session
-from fixtures.runner.worker_handle import CellFailed
-from fixtures.schema import Cell, Effort, Measurement
+from fixtures.runner.launchers import default_launcher
+from fixtures.runner.session import CellFailed, Session
+from fixtures.runner.worker_handle import WorkerFailed
+from fixtures.schema import Cell, Measurement, Timing
 from fixtures.telemetry.sampler import INTERVAL_SECONDS, Watchers
 from models import api
 from models.errors import InputError
@@ -42,7 +42,7 @@ _TIMEOUT_SECONDS = 300.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     options = _parser().parse_args(arguments)
-    launcher = launcher_here()
+    launcher = default_launcher()
     try:
         with launcher.worker() as worker:
             survey = worker.call("survey", timeout_seconds=_TIMEOUT_SECONDS)
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         size = options.resolution
         cell = Cell("telemetry_cost", options.device, options.model, size.asked, size.width, size.height)
         cost = measured(runner, cell, Watchers(survey["addresses"]), budget_seconds, threshold)
-    except (InputError, ValueError, CellEnded, CellFailed) as error:
+    except (InputError, ValueError, CellFailed, WorkerFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return CANNOT_MEASURE
     finally:
@@ -74,12 +74,12 @@ def measured(runner: Runner, cell: Cell, watchers: Watchers, budget_seconds: flo
     """Alternate blocks of a warm cell; the candidate is the one that is watched.
 
     Raises:
-        CellEnded: the cell failed.
+        CellFailed: the cell failed.
         InputError: the device cannot be watched, so that there is no cost.
     """
     chance, looks = random.Random(), SequentialEvidence(_LEVEL)  # noqa: S311 - a coin, no secret
     values: list[float] = []
-    with runner.warm(cell, STEP, Effort(0.0)) as session, session.ended():
+    with runner.warm_session(cell, STEP, Timing(0.0)) as session:
         start = time.monotonic()
         while True:
             blocks: dict[str, list[Sequence[float]]] = {side: [] for side in SIDES}
@@ -96,11 +96,11 @@ def measured(runner: Runner, cell: Cell, watchers: Watchers, budget_seconds: flo
 def _block(session: Session, cell: Cell, watchers: Watchers | None) -> Sequence[float]:
     seconds = _READINGS_IN_A_BLOCK * INTERVAL_SECONDS
     if watchers is None:
-        durations: list[float] = session.call("measure", seconds=seconds, least_rounds=1)["durations_seconds"]
+        durations: list[float] = session.call("measure", seconds=seconds, min_rounds=1)["durations_seconds"]
         return durations
     watch = watchers(cell.device, 1)
     with watch.measuring():
-        durations = session.call("measure", seconds=seconds, least_rounds=1)["durations_seconds"]
+        durations = session.call("measure", seconds=seconds, min_rounds=1)["durations_seconds"]
     facts = watch.facts(Measurement(tuple(durations), 0, None, None, None, 0, None), len(durations))
     if not facts or not facts.get("sampled"):
         raise InputError(f"{cell.device} cannot be watched: {facts and facts['unavailable']}")

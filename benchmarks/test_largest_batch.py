@@ -12,7 +12,7 @@ takes minutes: there the search joins a run only with `-m search`, or with a `--
 import pytest
 
 from fixtures.schema import Cell
-from fixtures.search import Largest
+from fixtures.search import SearchLargest
 
 
 @pytest.mark.search
@@ -24,5 +24,5 @@ from fixtures.search import Largest
     mode=("forward", "training"),
     without=("optimizer", "strategy"),
 )
-def test_largest_batch(cell: Cell, largest_batch: Largest) -> None:
+def test_largest_batch(cell: Cell, largest_batch: SearchLargest) -> None:
     largest_batch(cell)

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import calibrate
 from fixtures.comparing.between_runs import read_calibration
 from tests.paths import ROOT
-from tests.starting import interruptible
+from tests.subprocesses import interruptible
 
 QUICK = ["--resolution=64", "--cell-seconds=0.5", "--drops=40%"]
 
@@ -82,10 +82,10 @@ def test_ctrl_c_stores_what_was_measured_and_says_how_to_go_on(tmp_path, environ
     [
         (["--model=vgg91"], "--model: no model named 'vgg91'"),
         (["--device=cuda:9"], "--device: no device named 'cuda:9'; there are: cpu"),
-        (["--minutes=0"], "--minutes: '0' is no time"),
-        (["--cells=0"], "--cells: '0' is no number of cells"),
-        (["--drops=5"], "'5' is no share"),
-        (["--resolution=big"], "--resolution: 'big' is no resolution"),
+        (["--minutes=0"], "--minutes: '0' is not a time"),
+        (["--cells=0"], "--cells: '0' is not a number of cells"),
+        (["--drops=5"], "'5' is not a share"),
+        (["--resolution=big"], "--resolution: 'big' is not a resolution"),
     ],
 )
 def test_what_cannot_be_calibrated_is_told_in_one_sentence(capsys, options, said):
