@@ -43,7 +43,7 @@ from fixtures.comparing.error_rates import (
 from fixtures.comparing.servers import servers_for
 from fixtures.comparing.worker_pairs import SideEnded
 from fixtures.formatting import table
-from fixtures.parsing import count, one_of, resolution, seconds, share
+from fixtures.parsing import comma_separated, count, one_of, option_value, resolution, seconds, share
 from fixtures.progress.events import ProgressState
 from fixtures.progress.plugin import LineBelowCursor, LogLines, StatusLine, is_interactive, shown_in
 from fixtures.records.cell_record import identity_of
@@ -141,7 +141,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "device": options.device,
         "model": option_value("--model", options.model, one_of("model", api.STYLE_NETWORKS)),
-        "resolution": size.asked,
+        "resolution": size.text,
         "width": size.width,
         "height": size.height,
         "cells": option_value("--cells", options.cells, count("number of cells")),
