@@ -47,8 +47,8 @@ def begun(path):
     generation = Generation(workload)
     generation.prepare()
     generation()
-    generation.count(123.0)
-    generation.note_loss(generation.loss())
+    generation.record_duration(123.0)
+    generation.record_loss(generation.loss())
     generation.save(path, command_facts(Asked))
 
 
