@@ -45,7 +45,7 @@ def test_a_classifier_has_a_row_for_each_mode_and_batch(capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("arguments", "meant"),
+    ("arguments", "first_words"),
     [
         (["--resolution=64", "--precision=float32"], "nin at 64x64 px with adam"),
         (["--resolution=64", "--batch=1"], "classifiers at 64x64 px"),
