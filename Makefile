@@ -2,6 +2,8 @@
 PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
+# One more than there are cores: tests of hangs and limits wait most of their time.
+TESTERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .PHONY: bench test test-all lint clean
 
@@ -11,10 +13,10 @@ bench: .venv/installed
 test: .venv/installed lint
 	# One thread each: on a busy core, threads that wait for each other take many times as long. By files: the tests
 	# of one file may look at the same counters of the machine.
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests -m "not slow" --numprocesses=2 --dist=loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests -m "not slow" --numprocesses=$(TESTERS) --dist=loadfile $(ARGS)
 
 test-all: .venv/installed lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest tests --numprocesses=2 --dist=loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests --numprocesses=$(TESTERS) --dist=loadfile $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff format --check .

@@ -35,12 +35,12 @@ def test_a_calibration_is_stored_can_be_gone_on_with_and_is_read_by_the_gate(tmp
             words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=240
         )
 
-    first = run(0.2)
+    first = run(0.1)
     assert first.returncode == 0, first.stderr
     assert "side by side" in first.stdout
     assert "min left" in first.stdout
     found = json.loads(output.read_text())
-    second = run(0.1)
+    second = run(0.05)
     assert second.returncode == 0, second.stderr
     assert "measuring how much" not in second.stdout
     more = json.loads(output.read_text())
