@@ -1,11 +1,11 @@
-"""How far can the gate be trusted on this machine? Measure it before anyone does.
+"""How reliable is the gate on this machine?
 
 python -m benchmarks.calibrate --model=nin --resolution=128 --minutes=20
 
-Compares a cell with itself, and with itself under real extra work that takes 2.5, 5 and 10 % of its throughput, by
-the code that the gate uses: side by side as `--against` does, and run against run as `benchmarks.gate` does with
-files. Prints how often each gate cried wolf and what it found, and stores it with the noise between runs, which
-`benchmarks.gate` reads. Each trial is stored when it is done: Ctrl-C loses none, and the same command goes on.
+Compares a cell with itself, and with itself plus added work that takes 2.5, 5 and 10 % of its throughput, with the code
+of the gate: side by side like `--against`, and run against run like `benchmarks.gate`. Prints how often each gate gives
+a false alarm and how often it finds a true drop. Stores these rates, and the noise between runs, which
+`benchmarks.gate` reads. Every trial is stored when it is done: after Ctrl-C the same command continues.
 """
 
 import argparse
@@ -50,31 +50,31 @@ from models import api
 from models.errors import InputError
 
 _TIMEOUT_SECONDS = 600.0
-_QUESTION_SECONDS = 300.0
+_SURVEY_SECONDS = 300.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code: 0, 2 where nothing can be calibrated, 130 after Ctrl-C."""
+    """Run the command. Returns the exit status: 0, 2 if nothing can be calibrated, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     launchers = launcher_here(), launcher_here()
     try:
         settings = _settings(options)
         with launchers[0].worker() as worker:
-            survey = worker.call("survey", timeout_seconds=_QUESTION_SECONDS)
+            survey = worker.call("survey", timeout_seconds=_SURVEY_SECONDS)
         named("--device", settings["device"], one_of("device", survey["devices"]))
         calibration = Calibration(settings, survey["machine"], options.output)
         status_line = _status_line()
         progress = shown_on(status_line, Account("now", f"{settings['model']} at {settings['resolution']} px"))
 
-        def say(text: str) -> None:
+        def print_line(text: str) -> None:
             status_line.clear()
             print(text, flush=True)
 
         baseline, candidate = (steady_runner(launcher, _TIMEOUT_SECONDS, progress) for launcher in launchers)
         try:
-            calibration.go_on(baseline, candidate, 60 * options.minutes, say, progress)
+            calibration.run(baseline, candidate, 60 * options.minutes, print_line, progress)
         except KeyboardInterrupt:
-            say("\ninterrupted; the same command goes on from here")
+            print_line("\ninterrupted; the same command continues from here")
             print("\n".join(calibration.report()))
             return 130
         finally:
@@ -101,25 +101,25 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="cpu", help="(default: cpu)")
     add("--model", default="nin", help=f"any of {', '.join(sorted(api.STYLE_NETWORKS))} (default: nin)")
     add("--resolution", default="128", help="a side or WIDTHxHEIGHT in pixels (default: 128)")
-    add("--minutes", default="20", metavar="M", help="time for this call; others add to it (default: 20)")
-    add("--cell-seconds", default="20", metavar="S", help="budget of a decision side by side (default: 20)")
+    add("--minutes", default="20", metavar="M", help="duration of this call; later calls add trials (default: 20)")
+    add("--cell-seconds", default="20", metavar="S", help="budget of a side by side comparison (default: 20)")
     add(
         "--run-seconds",
         metavar="S",
-        help="length of a run for files (default: half of --cell-seconds: two are compared)",
+        help="duration of a run that is compared with another run (default: half of --cell-seconds)",
     )
     add(
         "--drops",
         default="2.5%,5%,10%",
         metavar="LIST",
-        help="true drops; the gate is set to half (default: 2.5%%,5%%,10%%)",
+        help="true drops of throughput; --max-drop is half of each (default: 2.5%%,5%%,10%%)",
     )
     add("--output", default="results/calibration.json", type=Path, metavar="PATH", help="(default: %(default)s)")
     return parser
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    """What the calibration is of; a file of another one is not gone on with."""
+    """The settings of the calibration; a file with other settings is not continued."""
     size = named("--resolution", options.resolution, resolution)
     options.minutes = named("--minutes", options.minutes, seconds)
     cell_seconds = named("--cell-seconds", options.cell_seconds, seconds)
@@ -137,10 +137,10 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 class Calibration:
-    """What is known so far, on disk after every trial.
+    """The trials so far, written to the file after every trial.
 
     Raises:
-        InputError: the file holds something else, or cannot be written.
+        InputError: the file is another calibration or something else, or cannot be written.
     """
 
     def __init__(self, settings: dict[str, Any], machine: dict[str, Any], path: Path) -> None:
@@ -158,49 +158,54 @@ class Calibration:
         if path.exists():
             self._content = _resumed(path, self._content)
 
-    def go_on(
-        self, baseline: Runner, candidate: Runner, time_seconds: float, say: Callable[[str], None], progress: Progress
+    def run(
+        self,
+        baseline: Runner,
+        candidate: Runner,
+        time_seconds: float,
+        print_line: Callable[[str], None],
+        progress: Progress,
     ) -> None:
-        """Make trials until the time is used; the kinds in turn, in a new random order each time round."""
+        """Run trials until the time is over, in rounds with one trial of each kind in random order."""
         end = time.monotonic() + time_seconds
-        settings, chance = self._settings, random.Random()  # noqa: S311 - a coin, no secret
+        settings, rng = self._settings, random.Random()  # noqa: S311 - not for cryptography
         lengths = settings["cell_seconds"], settings["run_seconds"]
-        trials = TrialRunner(baseline, candidate, self._cell, *lengths, chance, progress)
+        trials = TrialRunner(baseline, candidate, self._cell, *lengths, rng, progress)
         if self._content["products_per_slowdown"] is None:
-            say("measuring how much extra work makes a slowdown ...")
+            print_line("measuring how much added work causes a slowdown ...")
             self._content["products_per_slowdown"] = trials.products_per_slowdown()
             self._store()
         done = 0
         while True:
-            for kind, drop, max_drop in chance.sample(self._kinds(), k=len(self._kinds())):
-                if done and time.monotonic() >= end:  # a call makes one trial at least
+            for kind, drop, max_drop in rng.sample(self._kinds(), k=len(self._kinds())):
+                if done and time.monotonic() >= end:  # a call runs at least one trial
                     return
                 products = products_for(drop, self._content["products_per_slowdown"])
                 if kind == "trials":
-                    found = trials.side_by_side(products, max_drop) | {"drop": drop, "max_drop": max_drop}
+                    result = trials.side_by_side(products, max_drop) | {"drop": drop, "max_drop": max_drop}
                 else:
-                    found = trials.run(products) | {"drop": drop}
-                self._content[kind].append(found)
+                    result = trials.run(products) | {"drop": drop}
+                self._content[kind].append(result)
                 self._store()
                 done += 1
-                say(f"{done:4d}  {_said(kind, found)}  {max(0.0, end - time.monotonic()) / 60:.1f} min left")
+                print_line(
+                    f"{done:4d}  {_line_for(kind, result)}  {max(0.0, end - time.monotonic()) / 60:.1f} min left"
+                )
 
     def report(self) -> list[str]:
-        """The table, and what follows from it."""
+        """The lines of the table and of the summary."""
         content = self._content
         loads = [entry["load_average"] for key in ("trials", "runs") for entry in content[key] if entry["load_average"]]
         lines = table([HEADER, *(row.words() for row in self._rows())])
-        best = smallest_drop(self._rows(), "side by side")
-        said = "none of those tried" if best is None else f"{best * 100:g} %"
-        lines.append(f"smallest drop that side by side gates at 1 % false alarms and 90 % power: {said}")
+        smallest = smallest_drop(self._rows(), "side by side")
+        text = "none of those tried" if smallest is None else f"{smallest * 100:g} %"
+        lines.append(f"smallest drop found side by side with 1 % false alarms and 90 % power: {text}")
         files = resolved_by_files(content["runs"])
         if files is not None:
-            lines.append(f"the same for two files, by the noise between runs: {files * 100:.3g} %")
+            lines.append(f"the same for two files, from the noise between runs: {files * 100:.3g} %")
         for drop in self._settings["drops"]:
             if achieved := achieved_drop(content["trials"], drop):
-                lines.append(
-                    f"a drop meant to be {drop * 100:g} % was {achieved[0] * 100:.2f} % ({achieved[1]} trials)"
-                )
+                lines.append(f"intended drop {drop * 100:g} %: {achieved[0] * 100:.2f} % ({achieved[1]} trials)")
         if loads:
             lines.append(f"load average {min(loads):.2f} to {max(loads):.2f}, median {statistics.median(loads):.2f}")
         return [*lines, f"stored in {self._path}"]
@@ -210,25 +215,27 @@ class Calibration:
         return rows(content["trials"], content["runs"], settings["drops"], self._identity, settings["run_seconds"])
 
     def _kinds(self) -> list[tuple[str, float, float]]:
-        kinds = [("trials", drop, most / 2) for most in self._settings["drops"] for drop in (0.0, most)]
-        # Identical code in twice as many runs: its trials take two of them.
+        kinds = [("trials", drop, true_drop / 2) for true_drop in self._settings["drops"] for drop in (0.0, true_drop)]
+        # Twice as many runs of identical code, because a comparison of identical code takes two of them.
         return kinds + [("runs", drop, 0.0) for drop in (0.0, 0.0, *self._settings["drops"])]
 
     def _store(self) -> None:
         medians = [run["median_seconds"] for run in self._content["runs"] if run["drop"] == 0.0]
-        between = []
+        run_noise = []
         if len(medians) >= LEAST_RUNS:
             deviation = deviation_of_logs(medians)
-            between = [{"identity": list(self._identity), "log_deviation": deviation, "runs": len(medians)}]
-        derived = {"between_runs": between, "rates": [row.facts() for row in self._rows()]}
+            run_noise = [{"identity": list(self._identity), "log_deviation": deviation, "runs": len(medians)}]
+        derived = {"between_runs": run_noise, "rates": [row.facts() for row in self._rows()]}
         write_atomically(self._path, strict_json(self._content | derived, indent=1) + "\n")
 
 
-def _said(kind: str, found: dict[str, Any]) -> str:
-    drop = f"drop {found['drop'] * 100:g} %"
+def _line_for(kind: str, result: dict[str, Any]) -> str:
+    drop = f"drop {result['drop'] * 100:g} %"
     if kind == "runs":
-        return f"run alone, {drop}: median {found['median_seconds'] * 1e3:.2f} ms"
-    return f"side by side, {drop}, --max-drop={found['max_drop'] * 100:g}%: {found['verdict']} ({found['pairs']} pairs)"
+        return f"run alone, {drop}: median {result['median_seconds'] * 1e3:.2f} ms"
+    return (
+        f"side by side, {drop}, --max-drop={result['max_drop'] * 100:g}%: {result['verdict']} ({result['pairs']} pairs)"
+    )
 
 
 def _check_output(path: Path) -> None:
@@ -241,15 +248,18 @@ def _check_output(path: Path) -> None:
         raise InputError(f"--output={path} cannot be written ({error.strerror}); give another path") from error
 
 
-def _resumed(path: Path, fresh: dict[str, Any]) -> dict[str, Any]:
+def _resumed(path: Path, new: dict[str, Any]) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        same = all(found[key] == fresh[key] for key in ("kind", "schema", "machine", "settings"))
+        result = json.loads(path.read_text(encoding="utf-8"))
+        same = all(result[key] == new[key] for key in ("kind", "schema", "machine", "settings"))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"--output={path} is no calibration ({error}); give another path, or remove it") from error
     if not same:
-        raise InputError(f"--output={path} holds a calibration of something else; give another path, or remove it")
-    return {key: found[key] for key in fresh}
+        raise InputError(
+            f"--output={path} is a calibration of another machine or with other settings; give another path, or remove"
+            " it"
+        )
+    return {key: result[key] for key in new}
 
 
 if __name__ == "__main__":

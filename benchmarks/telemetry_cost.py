@@ -1,12 +1,12 @@
-"""What does watching the device cost? One warm cell, in blocks with telemetry and without, in an order of chance.
+"""What does telemetry cost? Measures a warm cell in blocks with and without telemetry, in random order.
 
 python -m benchmarks.telemetry_cost --device=cpu --model=nin --resolution=128 --minutes=10
 
-A block lasts long enough to be read several times. What stands for a side is the mean of its iterations, not the
-fastest one: telemetry disturbs some iterations and spares the others. The interval is that of
-`fixtures.comparing.decision`, and misses in one of a hundred runs at most.
+A block is long enough for several readings. Each block counts with the mean of its iterations instead of the fastest
+one, because telemetry disturbs some iterations only. The interval is that of `fixtures.comparing.decision`; at most one
+run in a hundred misses the true cost.
 
-Exit code: 0 the cost is below --most, 1 it is above, 2 it cannot be measured, 3 neither could be shown.
+Exit status: 0 the cost is below --most, 1 it is above, 2 it cannot be measured, 3 inconclusive.
 """
 
 import argparse
@@ -29,16 +29,16 @@ from fixtures.telemetry.sampler import INTERVAL_SECONDS, Watchers
 from models import api
 from models.errors import InputError
 
-BELOW, ABOVE, CANNOT_MEASURE, OPEN = 0, 1, 2, 3
-# How often each bound may miss.
+BELOW, ABOVE, CANNOT_MEASURE, INCONCLUSIVE = 0, 1, 2, 3
+# Probability that each bound of the interval misses the true cost.
 _LEVEL = 0.005
-# A block with telemetry is read when it begins, when it ends, and so many times in between.
-_READINGS_IN_A_BLOCK = 4
+# Readings within a block, in addition to those at its start and end.
+_READINGS_PER_BLOCK = 4
 _TIMEOUT_SECONDS = 300.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code."""
+    """Run the command. Returns the exit status, see the module's docstring."""
     options = _parser().parse_args(arguments)
     launcher = launcher_here()
     try:
@@ -49,56 +49,59 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runner = steady_runner(launcher, _TIMEOUT_SECONDS + 2 * budget_seconds)
         size = options.resolution
         cell = Cell("telemetry_cost", options.device, options.model, size.asked, size.width, size.height)
-        done = measured(runner, cell, Watchers(survey["addresses"]), budget_seconds, threshold)
+        alternated = measured(runner, cell, Watchers(survey["addresses"]), budget_seconds, threshold)
     except (InputError, ValueError, CellEnded, CellFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return CANNOT_MEASURE
     finally:
         launcher.close()
-    print(said(done))
-    return {"slower": ABOVE, "open": OPEN}.get(done.interval.side(threshold), BELOW)
+    print(summary(alternated))
+    return {"slower": ABOVE, "open": INCONCLUSIVE}.get(alternated.interval.side(threshold), BELOW)
 
 
 def measured(runner: Runner, cell: Cell, watchers: Watchers, budget_seconds: float, threshold: float) -> Alternated:
-    """Alternate blocks of a warm cell; the candidate is the one that is watched.
+    """Alternate blocks of a warm cell; the candidate is the side with telemetry.
 
     Raises:
         CellEnded: the cell failed.
-        InputError: the device cannot be watched, so that there is no cost.
+        InputError: the device has no telemetry.
     """
     with runner.warm(cell, STEP, Effort(0.0)) as session, session.ended():
 
         def block(side: str, block_seconds: float) -> list[float]:
             if side == "baseline":
-                found: list[float] = session.call("measure", seconds=block_seconds, least_rounds=1)["durations_seconds"]
-                return found
+                durations: list[float] = session.call("measure", seconds=block_seconds, least_rounds=1)[
+                    "durations_seconds"
+                ]
+                return durations
             watch = watchers(cell.device, 1)
             with watch.measuring():
-                found = session.call("measure", seconds=block_seconds, least_rounds=1)["durations_seconds"]
-            told = watch.facts(Measurement(tuple(found), 0, None, None, None, 0, None), len(found))
-            if not told or not told.get("sampled"):
-                raise InputError(f"{cell.device} cannot be watched: {told and told['unavailable']}")
-            return found
+                durations = session.call("measure", seconds=block_seconds, least_rounds=1)["durations_seconds"]
+            facts = watch.facts(Measurement(tuple(durations), 0, None, None, None, 0, None), len(durations))
+            if not facts or not facts.get("sampled"):
+                raise InputError(f"{cell.device} has no telemetry: {facts and facts['unavailable']}")
+            return durations
 
         return alternate(
             block,
-            _READINGS_IN_A_BLOCK * INTERVAL_SECONDS,
+            _READINGS_PER_BLOCK * INTERVAL_SECONDS,
             budget_seconds,
             _LEVEL,
             threshold,
-            random.Random(),  # noqa: S311 - a coin, no secret
+            random.Random(),  # noqa: S311 - not for cryptography
             stands_for=statistics.fmean,
         )
 
 
-def said(done: Alternated) -> str:
-    """One sentence: what telemetry takes of the rate."""
+def summary(alternated: Alternated) -> str:
+    """One sentence: the cost of telemetry in percent of the rate, with its interval."""
     cost, low, high = (
-        drop_of(bound) * 100 for bound in (done.interval.estimate, done.interval.low, done.interval.high)
+        drop_of(bound) * 100
+        for bound in (alternated.interval.estimate, alternated.interval.low, alternated.interval.high)
     )
     return (
-        f"telemetry takes {cost:+.3f} % of the rate ({low:+.3f} to {high:+.3f} %), by {len(done.values)} pairs"
-        f" of blocks in {done.spent_seconds:.0f} s"
+        f"telemetry takes {cost:+.3f} % of the rate ({low:+.3f} to {high:+.3f} %), by {len(alternated.values)} pairs"
+        f" of blocks in {alternated.spent_seconds:.0f} s"
     )
 
 
@@ -113,9 +116,9 @@ def _parser() -> argparse.ArgumentParser:
         default="10",
         metavar="M",
         type=spoken(seconds),
-        help="time to decide in; it ends sooner when all is clear (default: 10)",
+        help="time limit; ends earlier when the result is clear (default: 10)",
     )
-    add("--most", default="1%", metavar="SHARE", type=spoken(share), help="cost that is let pass (default: 1%%)")
+    add("--most", default="1%", metavar="SHARE", type=spoken(share), help="largest acceptable cost (default: 1%%)")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""A calibration of a small cell for some seconds: what it stores, and how it goes on."""
+"""A calibration of a small cell for some seconds: the file that it writes, and how it continues."""
 
 import json
 import os
@@ -26,36 +26,37 @@ def environment():
     return os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-def test_a_calibration_is_stored_can_be_gone_on_with_and_is_read_by_the_gate(tmp_path, environment):
+def test_a_calibration_is_stored_and_continued_and_the_gate_reads_it(tmp_path, environment):
     output = tmp_path / "calibration.json"
 
     def run(minutes):
-        words = command(output, f"--minutes={minutes}")
+        arguments = command(output, f"--minutes={minutes}")
         return subprocess.run(
-            words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=240
+            arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=240
         )
 
     first = run(0.1)
     assert first.returncode == 0, first.stderr
     assert "side by side" in first.stdout
     assert "min left" in first.stdout
-    found = json.loads(output.read_text())
+    first_content = json.loads(output.read_text())
     second = run(0.05)
     assert second.returncode == 0, second.stderr
     assert "measuring how much" not in second.stdout
-    more = json.loads(output.read_text())
-    assert more["products_per_slowdown"] == found["products_per_slowdown"]
+    second_content = json.loads(output.read_text())
+    assert second_content["products_per_slowdown"] == first_content["products_per_slowdown"]
     for kind in ("trials", "runs"):
-        assert more[kind][: len(found[kind])] == found[kind]
-    assert len(more["trials"]) + len(more["runs"]) > len(found["trials"]) + len(found["runs"])
-    if sum(run["drop"] == 0 for run in more["runs"]) >= 3:
-        cells, unused = read_calibration(output, more["machine"])
+        assert second_content[kind][: len(first_content[kind])] == first_content[kind]
+    first_count, second_count = (len(content["trials"]) + len(content["runs"]) for content in (first_content, second_content))  # fmt: skip
+    assert second_count > first_count
+    if sum(run["drop"] == 0 for run in second_content["runs"]) >= 3:
+        cells, unused = read_calibration(output, second_content["machine"])
         assert cells[0].identity[:4] == ("test_style_iteration", "cpu", "nin", "64")
         assert unused is None
 
 
 @pytest.mark.slow
-def test_ctrl_c_stores_what_was_measured_and_says_how_to_go_on(tmp_path, environment):
+def test_ctrl_c_stores_the_trials_so_far_and_prints_how_to_continue(tmp_path, environment):
     output = tmp_path / "calibration.json"
     process = subprocess.Popen(
         interruptible(command(output, "--minutes=5")),
@@ -68,15 +69,15 @@ def test_ctrl_c_stores_what_was_measured_and_says_how_to_go_on(tmp_path, environ
     while time.monotonic() < deadline and not (output.exists() and json.loads(output.read_text())["trials"]):
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    said, errors = process.communicate(timeout=60)
+    stdout, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert b"the same command goes on from here" in said
+    assert b"the same command continues from here" in stdout
     assert b"Traceback" not in errors
     assert json.loads(output.read_text())["trials"]
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "sentence"),
     [
         (["--model=vgg91"], "--model: no model named 'vgg91'"),
         (["--device=cuda:9"], "--device: no device named 'cuda:9'; there are: cpu"),
@@ -85,14 +86,14 @@ def test_ctrl_c_stores_what_was_measured_and_says_how_to_go_on(tmp_path, environ
         (["--resolution=big"], "--resolution: 'big' is no resolution"),
     ],
 )
-def test_what_cannot_be_calibrated_is_told_in_one_sentence(capsys, options, said):
+def test_bad_input_is_reported_in_one_sentence(capsys, options, sentence):
     assert calibrate.main(options) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert sentence in error
     assert error.count("\n") == 1
 
 
-def test_a_file_of_something_else_is_neither_used_nor_overwritten(tmp_path, capsys):
+def test_a_file_that_is_no_calibration_is_neither_used_nor_overwritten(tmp_path, capsys):
     output = tmp_path / "other.json"
     output.write_text('{"some": "thing"}')
     assert calibrate.main([*QUICK, f"--output={output}"]) == 2
