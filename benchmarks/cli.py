@@ -1,4 +1,4 @@
-"""What the commands share: a parser with the module's own text, options that keep their sentence, output, an end."""
+"""Shared by the commands: the argument parser, error messages of options, writing of output, the exit."""
 
 import argparse
 import os
@@ -15,17 +15,17 @@ T = TypeVar("T")
 
 
 def parser_of(call: str, text: str | None) -> argparse.ArgumentParser:
-    """A parser whose help shows the text as it stands.
+    """A parser whose help shows the text unchanged.
 
     Args:
-        call: what is typed to run it, e.g. `python -m benchmarks.plan`.
+        call: the command line, e.g. `python -m benchmarks.plan`.
         text: the module's docstring.
     """
     return argparse.ArgumentParser(prog=call, description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
-def spoken(parse: Callable[[str], T]) -> Callable[[str], T]:
-    """The parser with its sentence kept: argparse replaces that of a ValueError by one of its own."""
+def argument_type(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """The parser for argparse, with the message of its ValueError, which argparse would replace by its own."""
 
     def parse_for_argparse(word: str) -> T:
         try:
@@ -37,19 +37,19 @@ def spoken(parse: Callable[[str], T]) -> Callable[[str], T]:
 
 
 def run(main: Callable[[], int]) -> NoReturn:
-    """End the process with the exit code of `main`. Who reads its output may stop early, as `head` does."""
+    """End the process with the exit code of `main`; the reader of its output may stop early, as `head` does."""
     try:
         status = main()
         sys.stdout.flush()
     except BrokenPipeError:
-        # What is still to be written would fail once more at the end.
+        # Flushing at exit would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 128 + signal.SIGPIPE
     sys.exit(status)
 
 
 def write_output(path: Path, text: str) -> None:
-    """Write what `--output` asked for, in one step.
+    """Write the file of `--output`, replacing it in one step.
 
     Raises:
         InputError: it cannot be written.

@@ -1,14 +1,14 @@
-"""A record file in the words of other programs. No torch is imported; the file may come from anywhere.
+"""A record file in the formats of other programs. No torch is imported; the file may come from anywhere.
 
 python -m benchmarks.export RECORD.json --format=github-action-benchmark-bigger --output=rates.json
 python -m benchmarks.export RECORD.json --format=github-action-benchmark-smaller --output=memory.json
 python -m benchmarks.export RECORD.json --format=prometheus --output=/var/lib/node_exporter/goghmark.prom
 
 github-action-benchmark takes one direction a file: `bigger` holds rates and the largest images (for its
-`tool: customBiggerIsBetter`), `smaller` peak memory (for `tool: customSmallerIsBetter`). Without --output the text is
-printed.
+`tool: customBiggerIsBetter`), `smaller` peak memory (for `tool: customSmallerIsBetter`). --format=prometheus needs the
+extra `export` (prometheus-client). Without --output the text is printed.
 
-Exit code: 0 done, 2 a file that cannot be used.
+Exit code: 0 done, 2 a file that cannot be used, or a package that is missing.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _entries(of: Callable[[Records], list[Entry]]) -> Callable[[Records], str]:
     def text(records: Records) -> str:
         entries = of(records)
-        if not entries:  # the action takes an empty list for a broken benchmark
+        if not entries:  # the action treats an empty list as an error
             raise InputError(f"{str(records[0].path)!r} has no cell with such a figure; give the record of another run")
         return strict_json(entries, indent=1) + "\n"
 

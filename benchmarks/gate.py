@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import cli
-from fixtures.comparing.file_comparison import CalibratedCell, Details, LimitsOf, compare_files, read_calibration
+from fixtures.comparing.file_comparison import CalibratedCell, LimitsOf, compare_files, read_calibration
 from fixtures.comparing.verdicts import (
     COMPARED_HEADER,
     FAILING,
@@ -51,10 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (InputError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return CANNOT_COMPARE
-    said = {details["verdict"] for details in verdicts.values()}
-    if said & set(FAILING):
+    reached = {details["verdict"] for details in verdicts.values()}
+    if reached & set(FAILING):
         return REGRESSION
-    return INCONCLUSIVE if "inconclusive" in said and options.inconclusive == "fail" else PASS
+    return INCONCLUSIVE if "inconclusive" in reached and options.inconclusive == "fail" else PASS
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,25 +67,30 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RECORD.json",
         help="record files, or pytest-benchmark JSON of the suite; the last one is judged, several bases are a history",
     )
-    add("--max-drop", default="5%", metavar="SHARE", help="drop of throughput that is let pass (default: 5%%)")
-    add("--max-memory-growth", default="10%", metavar="SHARE", help="growth of peak memory let pass (default: 10%%)")
-    add("--inconclusive", default="pass", choices=("pass", "fail"), help="what an undecided cell does (default: pass)")
-    add("--allow", action="append", metavar="LIST", help="facts that may differ: " + ", ".join(COMPARED_FACTS))
+    add("--max-drop", default="5%", metavar="SHARE", help="allowed drop of throughput (default: 5%%)")
+    add("--max-memory-growth", default="10%", metavar="SHARE", help="allowed growth of peak memory (default: 10%%)")
+    add("--inconclusive", default="pass", choices=("pass", "fail"), help="whether undecided cells fail (default: pass)")
+    add(
+        "--allow",
+        action="append",
+        metavar="LIST",
+        help="facts that may differ between the files: " + ", ".join(COMPARED_FACTS),
+    )
     add(
         "--calibration",
         type=Path,
         metavar="PATH",
-        help=f"how noisy runs are here, by benchmarks.calibrate (default: {_DEFAULT_CALIBRATION}, if it is there)",
+        help=f"noise of runs here, from benchmarks.calibrate (default: {_DEFAULT_CALIBRATION}, if it exists)",
     )
     add("--markdown", type=Path, metavar="PATH", help="append the table here, e.g. to $GITHUB_STEP_SUMMARY")
     return parser
 
 
-def _verdicts(options: argparse.Namespace) -> tuple[dict[str, Details], list[str]]:
-    """Each cell's verdict by its id, and what must be known of how they came about.
+def _verdicts(options: argparse.Namespace) -> tuple[Mapping[str, Mapping[str, Any]], list[str]]:
+    """Each cell's verdict by its id, and notes on the conditions.
 
     Raises:
-        InputError, ValueError: there is nothing that can be compared.
+        InputError, ValueError: the files cannot be compared.
     """
     *bases, head = [read_record(path) for path in options.files]
     limits_of = _limits(options)
@@ -97,14 +102,14 @@ def _verdicts(options: argparse.Namespace) -> tuple[dict[str, Details], list[str
 
 
 def _limits(options: argparse.Namespace) -> LimitsOf:
-    asked = Limits(
+    limits = Limits(
         named("--max-drop", options.max_drop, share), named("--max-memory-growth", options.max_memory_growth, share)
     )
     floors = read_floors(Path("pyproject.toml"))
 
     def limits_of(identity: Identity) -> Limits:
         inner = cell_id(identity).partition("[")[2].removesuffix("]")
-        return replace(asked, max_drop=max(asked.max_drop, largest_floor(floors, inner)))
+        return replace(limits, max_drop=max(limits.max_drop, largest_floor(floors, inner)))
 
     return limits_of
 
@@ -113,19 +118,15 @@ def _allowed(given: Sequence[str]) -> tuple[str, ...]:
     return listed("--allow", given, one_of("comparable fact", COMPARED_FACTS))
 
 
-def _recorded(record: RecordFile) -> dict[str, Details]:
-    found: dict[str, Details] = {
-        cell.id: {"verdict": cell.verdict, "comparison": cell.comparison}
-        for cell in record.cells.values()
-        if cell.verdict
-    }
+def _recorded(record: RecordFile) -> Mapping[str, Mapping[str, Any]]:
+    verdicts: dict[str, Mapping[str, Any]] = {cell.id: cell.facts for cell in record.cells.values() if cell.verdict}
     for name in record.header.get("against", {}).get("missing_models", ()):
-        found[f"model {name}"] = missing_model(name)
-    if not found:
+        verdicts[f"model {name}"] = missing_model(name)
+    if not verdicts:
         raise InputError(
             f"{str(record.path)!r} holds no verdicts, because its run had no --against; give a base file before it"
         )
-    return found
+    return verdicts
 
 
 def _check_comparable(bases: Sequence[RecordFile], head: RecordFile, allowed: Sequence[str]) -> None:
@@ -158,17 +159,17 @@ def _calibrated(given: Path | None, head: RecordFile) -> tuple[list[CalibratedCe
     return cells, [] if unused is None else [unused]
 
 
-def _report(verdicts: Mapping[str, Details], notes: Sequence[str]) -> list[str]:
+def _report(verdicts: Mapping[str, Mapping[str, Any]], notes: Sequence[str]) -> list[str]:
     rows = [compared_row(name, details) for name, details in verdicts.items()]
     return [*table([COMPARED_HEADER, *rows]), *notes, _counted(verdicts)]
 
 
-def _counted(verdicts: Mapping[str, Details]) -> str:
+def _counted(verdicts: Mapping[str, Mapping[str, Any]]) -> str:
     return counted(details["verdict"] for details in verdicts.values())
 
 
-def _annotations(verdicts: Mapping[str, Details]) -> list[str]:
-    """Workflow commands: GitHub shows them at the pull request."""
+def _annotations(verdicts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Workflow commands that GitHub shows in the pull request."""
 
     def line(kind: str, name: str, details: Mapping[str, Any]) -> str:
         text = f"{name} {details['verdict']}: {explained(details['comparison'])}"
@@ -182,7 +183,7 @@ def _annotations(verdicts: Mapping[str, Details]) -> list[str]:
     ]
 
 
-def _write_markdown(path: Path, verdicts: Mapping[str, Details], notes: Sequence[str]) -> None:
+def _write_markdown(path: Path, verdicts: Mapping[str, Mapping[str, Any]], notes: Sequence[str]) -> None:
     rows = [compared_row(f"`{name}`", details) for name, details in verdicts.items()]
     lines = ["### goghmark", "", *markdown_table(COMPARED_HEADER, rows), "", *notes, "", _counted(verdicts), ""]
     try:

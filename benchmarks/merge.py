@@ -1,10 +1,10 @@
-"""Put the record files of many machines into one. No torch is imported; the files may come from anywhere.
+"""Merge the record files of several machines into one. No torch is imported; the files may come from anywhere.
 
 python -m benchmarks.merge A.json B.json ... -o fleet.json
 python -m benchmarks.merge left=A.json right=B.json -o fleet.json      two machines that are alike need names
 
-What the file holds is said in `fixtures/records/merging.py`; `benchmarks.report` takes it as any other. Files that have
-been merged can be merged again.
+`fixtures/records/merging.py` describes the file; `benchmarks.report` reads it like any other. Merged files can be
+merged again.
 
 Exit code: 0 done, 2 a file that cannot be used, or the same cell of the same machine twice with different values.
 """
@@ -50,8 +50,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _read(word: str) -> tuple[RecordFile, ...]:
     """The records in `PATH` or `LABEL=PATH`."""
-    label, given, path = word.partition("=")
-    if not given or Path(word).exists():
+    label, separator, path = word.partition("=")
+    if not separator or Path(word).exists():
         return read_records(Path(word))
     records = read_records(Path(path))
     if not label or len(records) > 1:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks.cli import parser_of, run, spoken
+from benchmarks.cli import argument_type, parser_of, run
 from fixtures import parsing
 from fixtures.planning.scaling import GroupPlanOptions
 from fixtures.planning.style import StylePlanOptions, image_plan, style_plan
@@ -109,30 +109,36 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     model = parsing.one_of("model", {"all", *api.STYLE_NETWORKS, *api.CLASSIFIERS})
     add("--model", required=True, type=_list_of("--model", model), help="e.g. vgg19, or resnet50,alexnet")
-    add("--resolution", type=spoken(parsing.resolution), help="a side or WIDTHxHEIGHT in pixels (classifiers: 224)")
-    add("--memory", type=spoken(parsing.size), help="memory of a further card, which limits the tiles, e.g. 8GiB")
+    add(
+        "--resolution",
+        type=argument_type(parsing.resolution),
+        help="a side or WIDTHxHEIGHT in pixels (classifiers: 224)",
+    )
+    add(
+        "--memory", type=argument_type(parsing.size), help="memory of a further card, which limits the tiles, e.g. 8GiB"
+    )
     precision = parsing.one_of("precision", api.PRECISIONS)
     add("--precision", type=_list_of("--precision", precision), help="(default: all; for classifiers float32)")
     add(
         "--optimizer",
         default="adam",
-        type=spoken(parsing.one_of("optimizer", api.OPTIMIZERS)),
+        type=argument_type(parsing.one_of("optimizer", api.OPTIMIZERS)),
         help="of a style model (default: adam)",
     )
-    add("--tile", default=0, type=spoken(parsing.tile), help="side of a tile in pixels, or auto (default: auto)")
+    add("--tile", default=0, type=argument_type(parsing.tile), help="side of a tile in pixels, or auto (default: auto)")
     mode = parsing.one_of("mode", api.MODES)
     add("--mode", type=_list_of("--mode", mode), help="of classifiers: forward,training (default: both)")
     add("--batch", type=_list_of("--batch", parsing.count("batch")), help="of classifiers, e.g. 1,16,64 (default: 1)")
     ranks = parsing.count("number of ranks")
     add("--ranks", type=_list_of("--ranks", ranks), help="numbers of devices that share the work, e.g. 2,8")
     add("--record", type=Path, metavar="PATH", help="record file with the rate and bandwidth of earlier runs")
-    add("--rate", type=spoken(parsing.rate), help="of a single rank, e.g. 400images/s or 12iterations/min")
-    add("--link", type=spoken(parsing.bandwidth), help="bandwidth of a rank, e.g. 50GB/s")
+    add("--rate", type=argument_type(parsing.rate), help="of a single rank, e.g. 400images/s or 12iterations/min")
+    add("--link", type=argument_type(parsing.bandwidth), help="bandwidth of a rank, e.g. 50GB/s")
     return parser
 
 
 def _list_of(option: str, parse: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
-    return spoken(lambda text: parsing.listed(option, [text], parse))
+    return argument_type(lambda text: parsing.listed(option, [text], parse))
 
 
 if __name__ == "__main__":

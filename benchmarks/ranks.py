@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import test_scaling
-from benchmarks.cli import parser_of, spoken
+from benchmarks.cli import argument_type, parser_of
 from fixtures import parsing
 from fixtures.host import threads_of_rank
 from fixtures.marker import Matrix
@@ -189,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = parser_of("torchrun ... -m benchmarks.ranks", __doc__)
 
     def add(option: str, parse: Callable[[str], Any], help_text: str, default: Any = None) -> None:
-        parser.add_argument(option, type=spoken(parse), default=default, help=help_text)
+        parser.add_argument(option, type=argument_type(parse), default=default, help=help_text)
 
     known = benchmarks()
     add("--benchmark", parsing.one_of("benchmark", known), f"any of {', '.join(known)} (default: {known[0]})", known[0])

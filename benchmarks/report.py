@@ -2,9 +2,8 @@
 
 python -m benchmarks.report RECORD.json [MORE.json ...] --output=report/
 
-Files of one machine are taken as its history, in the order given: the last is judged against those before it, and its
-figures are shown where both have a cell. Files of several machines, or one that benchmarks.merge wrote, stand side by
-side.
+Files of one machine are its history, in the order given: the last is compared with those before it, and its figures are
+shown where several files have a cell. Several machines, from several files or a merged one, are shown side by side.
 Needs the extra `report` (matplotlib, jinja2), and no torch.
 
 Exit code: 0 done, 2 a file that cannot be used, or a folder that cannot be written.
@@ -44,16 +43,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _report(paths: Sequence[Path], folder: Path) -> list[Path]:
-    """Write the report; what was written.
+    """Write the report.
+
+    Returns: the files.
 
     Raises:
-        InputError: something that is needed is missing, or cannot be read or written.
+        InputError: a package is missing, or a file cannot be read or written.
     """
     files = [record for path in paths for record in read_records(path)]
-    lacking = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if lacking:
-        raise InputError(f"the report needs {' and '.join(lacking)}; install them with pip install -e '.[report]'")
-    from benchmarks.reporting.data import gather  # noqa: PLC0415 - needs what was looked for
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(f"the report needs {' and '.join(missing)}; install them with pip install -e '.[report]'")
+    from benchmarks.reporting.data import gather  # noqa: PLC0415 - needs the extra
     from benchmarks.reporting.page import write  # noqa: PLC0415
 
     try:

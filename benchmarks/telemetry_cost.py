@@ -15,7 +15,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 
-from benchmarks.cli import parser_of, run, spoken
+from benchmarks.cli import argument_type, parser_of, run
 from fixtures.comparing.calibration import STEP, steady_runner
 from fixtures.comparing.decision import drop_of, log_slowdown
 from fixtures.comparing.interleaving import Alternated, alternate
@@ -109,16 +109,27 @@ def _parser() -> argparse.ArgumentParser:
     parser = parser_of("python -m benchmarks.telemetry_cost", __doc__)
     add = parser.add_argument
     add("--device", default="cpu", help="(default: cpu)")
-    add("--model", default="nin", type=spoken(one_of("model", api.STYLE_NETWORKS)), help="(default: nin)")
-    add("--resolution", default="128", type=spoken(resolution), help="a side or WIDTHxHEIGHT in pixels (default: 128)")
+    add("--model", default="nin", type=argument_type(one_of("model", api.STYLE_NETWORKS)), help="(default: nin)")
+    add(
+        "--resolution",
+        default="128",
+        type=argument_type(resolution),
+        help="a side or WIDTHxHEIGHT in pixels (default: 128)",
+    )
     add(
         "--minutes",
         default="10",
         metavar="M",
-        type=spoken(seconds),
+        type=argument_type(seconds),
         help="time limit; ends earlier when the result is clear (default: 10)",
     )
-    add("--most", default="1%", metavar="SHARE", type=spoken(share), help="largest acceptable cost (default: 1%%)")
+    add(
+        "--most",
+        default="1%",
+        metavar="SHARE",
+        type=argument_type(share),
+        help="largest acceptable cost (default: 1%%)",
+    )
     return parser
 
 

@@ -1,1 +1,1 @@
-"""The sections of the report, one a file, and the page that holds them. No torch and no pytest."""
+"""The sections of the report, and the page that shows them. Imports neither torch nor pytest."""

@@ -1,6 +1,6 @@
-"""Images per second, forward and training, and what they mean for a dataset.
+"""Images per second of classifiers, forward and training, and the time for a dataset.
 
-How fast pictures are made ready for a network, against how fast networks take them.
+Also the input side: images prepared per second, against the rates of the networks.
 """
 
 from collections.abc import Sequence
@@ -30,22 +30,22 @@ _ROW_INCHES = 0.34
 
 
 def classification(report_data: ReportData) -> Section | None:
-    """The section; None if no classifier was asked for."""
+    """The section; None if no classifier was measured."""
     cells = [cell for cell in report_data.cells if cell.kind == "classification" and not cell.scaling]
     measured = [cell for cell in cells if cell.ran and cell.axes["batch"] != "largest" and not cell.parts_seconds]
     if not measured:
         return None
     tables = [_rates(cells)]
-    if meaning := [cell for cell in measured if cell.number("pass_seconds")]:
-        tables.append(_meaning(meaning))
+    if with_times := [cell for cell in measured if cell.number("pass_seconds")]:
+        tables.append(_dataset_times(with_times))
     places = list(dict.fromkeys(cell.place for cell in measured))
     charts = [
         Chart(
-            "images" if len(places) == 1 else f"images-{number_ + 1}",
+            "images" if len(places) == 1 else f"images-{index + 1}",
             f"Images per second by network and batch on {place}",
             partial(_draw, [cell for cell in measured if cell.place == place]),
         )
-        for number_, place in enumerate(places)
+        for index, place in enumerate(places)
     ]
     return Section(
         "images",
@@ -59,14 +59,14 @@ def classification(report_data: ReportData) -> Section | None:
 
 def _draw(cells: Sequence[ShownCell], width_inches: float) -> Figure:
     models = list(dict.fromkeys(cell.model for cell in cells))
-    modes = list(dict.fromkeys(cell.word("mode") for cell in cells))
+    modes = list(dict.fromkeys(cell.mode for cell in cells))
     stacked = is_narrow(width_inches)
     rows, columns = (len(modes), 1) if stacked else (1, len(modes))
-    drawn = canvas(width_inches, 1.1 + rows * (0.5 + _ROW_INCHES * len(models)))
-    panels = drawn.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    fig = canvas(width_inches, 1.1 + rows * (0.5 + _ROW_INCHES * len(models)))
+    panels = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     batches = sorted({int(cell.axes["batch"]) for cell in cells})
     for axes, mode in zip(panels, modes, strict=True):
-        _fill(axes, [cell for cell in cells if cell.word("mode") == mode], models, batches)
+        _fill(axes, [cell for cell in cells if cell.mode == mode], models, batches)
         axes.set_title(mode)
     panels[0].set_ylim(len(models) - 0.5, -0.5)
     for axes in panels:
@@ -74,22 +74,22 @@ def _draw(cells: Sequence[ShownCell], width_inches: float) -> Figure:
     for axes in panels[-1:] if stacked else panels:
         axes.set_xlabel("images per second, logarithmic")
     legend_below(panels[0], width_inches)
-    return drawn
+    return fig
 
 
 def _fill(axes: Axes, cells: Sequence[ShownCell], models: Sequence[str], batches: Sequence[int]) -> None:
-    """A dot for each cell; the first dot of a batch names it."""
+    """A dot for each cell; the first dot of each batch has the label."""
     axes.set_xscale("log")
     named: set[int] = set()
     for cell in cells:
         batch = int(cell.axes["batch"])
-        place = batches.index(batch)
+        index = batches.index(batch)
         (dot,) = axes.plot(
             [cell.images_per_second or 0],
             [models.index(cell.model)],
             linestyle="none",
-            marker=MARKERS[place % len(MARKERS)],
-            color=COLOURS[place % len(COLOURS)],
+            marker=MARKERS[index % len(MARKERS)],
+            color=COLOURS[index % len(COLOURS)],
             label=None if batch in named else f"batch {batch}",
         )
         named.add(batch)
@@ -102,15 +102,13 @@ def _fill(axes: Axes, cells: Sequence[ShownCell], models: Sequence[str], batches
 def _finding(measured: Sequence[ShownCell]) -> str:
     best: dict[str, ShownCell] = {}
     for cell in measured:
-        mode, rate = cell.word("mode"), cell.images_per_second or 0
-        if mode not in best or rate > (best[mode].number("images_per_second") or 0):
-            best[mode] = cell
-    said = [
-        f"{mode} at most {figure(cell.number('images_per_second') or 0)} ({cell.name}, {cell.size_px} px, batch"
-        f" {cell.axes['batch']}, on {cell.place})"
+        if cell.mode not in best or _rate(cell) > _rate(best[cell.mode]):
+            best[cell.mode] = cell
+    maxima = [
+        f"{mode} at most {figure(_rate(cell))} ({cell.name}, {cell.size_px} px, batch {cell.batch}, on {cell.place})"
         for mode, cell in best.items()
     ]
-    return "Images per second: " + "; ".join(said) + "."
+    return "Images per second: " + "; ".join(maxima) + "."
 
 
 def _rates(cells: Sequence[ShownCell]) -> Table:
@@ -125,11 +123,11 @@ def _rates(cells: Sequence[ShownCell]) -> Table:
             word(cell.model),
             size(cell),
             _batch(cell),
-            word(cell.word("mode")),
-            word(cell.axes["precision"]),
-            number(cell.images_per_second if cell.ran else None),
+            word(cell.mode),
+            word(cell.precision),
+            number(cell.images_per_second),
             number(cell.median_seconds, 1e-3),
-            memory(cell.peak_bytes),
+            memory(cell.measured_peak_bytes),
             word(cell.status),
         )
         for cell in cells
@@ -138,16 +136,11 @@ def _rates(cells: Sequence[ShownCell]) -> Table:
 
 
 def _batch(cell: ShownCell) -> Datum:
-    batch = cell.axes["batch"]
-    largest = cell.number("largest_batch")
-    return Datum(f"largest: {figure(largest)}", largest) if largest else Datum(str(batch), _as_number(batch))
+    value = int(cell.batch) if cell.batch.isdigit() else None
+    return Datum(f"largest: {cell.batch}" if cell.is_search and value else cell.batch, value)
 
 
-def _as_number(batch: object) -> float | None:
-    return batch if isinstance(batch, int) else None
-
-
-def _meaning(cells: Sequence[ShownCell]) -> Table:
+def _dataset_times(cells: Sequence[ShownCell]) -> Table:
     header = ("device", "model", "mode", "batch", "precision", "images", "one pass", "epochs", "training")
     rows = []
     for cell in cells:
@@ -157,9 +150,9 @@ def _meaning(cells: Sequence[ShownCell]) -> Table:
                 cell,
                 word(cell.place),
                 word(cell.model),
-                word(cell.word("mode")),
+                word(cell.mode),
                 _batch(cell),
-                word(cell.axes["precision"]),
+                word(cell.precision),
                 number(cell.number("dataset_images")),
                 _time(cell.number("pass_seconds")),
                 number(cell.number("epochs")),
@@ -181,15 +174,13 @@ def input_side(report_data: ReportData) -> Section | None:
         return None
     best = max(ran, key=_rate)
     fed = [
-        cell
-        for cell in report_data.cells
-        if cell.word("mode") == "forward" and cell.ran and cell.axes["resolution"] == best.axes["resolution"]
+        cell for cell in report_data.cells if cell.mode == "forward" and cell.ran and cell.resolution == best.resolution
     ]
     title = f"Pictures made ready at {best.size_px} px, by worker threads"
     return Section(
         "input",
         "The input side",
-        f"{figure(_rate(best))} images per second from JPEG files with {amount(best.word('size'))} worker threads"
+        f"{figure(_rate(best))} images per second from JPEG files with {amount(best.size)} worker threads"
         f" for {best.place}.",
         charts=[Chart("input", title, partial(_draw_input, ran, fed))],
         tables=[_table(cells)],
@@ -202,17 +193,17 @@ def _rate(cell: ShownCell) -> float:
 
 
 def _draw_input(cells: Sequence[ShownCell], fed: Sequence[ShownCell], width_inches: float) -> Figure:
-    drawn = canvas(width_inches, 3.4)
-    axes = drawn.subplots()
+    fig = canvas(width_inches, 3.4)
+    axes = fig.subplots()
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     lines: dict[str, list[ShownCell]] = {}
     for cell in cells:
         lines.setdefault(f"{cell.size_px} px for {cell.place}", []).append(cell)
-    for place, (name, line) in enumerate(lines.items()):
-        own = look(place)
-        line.sort(key=lambda cell: amount(cell.word("size")))
-        counts = [amount(cell.word("size")) for cell in line]
+    for index, (name, line) in enumerate(lines.items()):
+        own = look(index)
+        line.sort(key=lambda cell: amount(cell.size))
+        counts = [amount(cell.size) for cell in line]
         (curve,) = axes.plot(counts, [_rate(cell) for cell in line], color=own.colour, marker=own.marker, label=name)
         tag(curve, line[0])
     fastest: dict[tuple[str, str], ShownCell] = {}
@@ -230,7 +221,7 @@ def _draw_input(cells: Sequence[ShownCell], fed: Sequence[ShownCell], width_inch
             fontsize=7.5,
         )
         tag(text, cell)
-    counts = sorted({amount(cell.word("size")) for cell in cells})
+    counts = sorted({amount(cell.size) for cell in cells})
     axes.xaxis.set_major_locator(FixedLocator(counts))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(counts, [str(count) for count in counts])
@@ -239,7 +230,7 @@ def _draw_input(cells: Sequence[ShownCell], fed: Sequence[ShownCell], width_inch
     axes.set_xlabel("worker threads")
     axes.set_ylabel("images per second, logarithmic", rotation_mode="anchor")
     legend_below(axes, width_inches)
-    return drawn
+    return fig
 
 
 def _table(cells: Sequence[ShownCell]) -> Table:
@@ -248,7 +239,7 @@ def _table(cells: Sequence[ShownCell]) -> Table:
             cell,
             word(cell.place),
             size(cell),
-            Datum(str(amount(cell.word("size"))), amount(cell.word("size"))),
+            Datum(str(amount(cell.size)), amount(cell.size)),
             number(_rate(cell) if cell.ran else None),
             number(cell.median_seconds, 1e-3),
             word(cell.status),

@@ -1,6 +1,6 @@
-"""Before and after: verdicts on each cell, with the interval of what its throughput became.
+"""Before and after: the verdict on each cell, with the interval of its throughput ratio.
 
-The history of cells over the files of a machine, commit by commit.
+Also the history of cells over the files of a machine, commit by commit.
 """
 
 import dataclasses
@@ -15,10 +15,9 @@ from matplotlib.figure import Figure
 
 from benchmarks.reporting.data import Machine, ReportData, commit_of
 from benchmarks.reporting.plotting import BLUE, GREEN, GRID, MUTED, VERMILLION, canvas, is_narrow, legend_below, look
-from benchmarks.reporting.sections import Chart, Datum, Row, Section, Table, word
+from benchmarks.reporting.sections import Chart, Datum, Row, Section, Table, number, word
 from fixtures.comparing.file_comparison import compare_files
 from fixtures.comparing.verdicts import COMPARED_HEADER, FAILING, Limits, compared_row, largest_floor, read_floors
-from fixtures.formatting import figure
 from fixtures.records.cell_record import IDENTITY, CellRecord, Identity, cell_id
 from fixtures.records.reader import RecordFile, differences
 
@@ -30,7 +29,11 @@ _SHAPES = {"regressed": "v", "improved": "^", "unchanged": "o"}
 
 @dataclass(frozen=True)
 class Compared:
-    """The verdict on a cell, in the words of its record: `verdict` and `comparison`."""
+    """The verdict on a cell.
+
+    Attributes:
+        details: `verdict` and `comparison`, as in a record.
+    """
 
     name: str
     device: str
@@ -44,22 +47,22 @@ class Compared:
     @property
     def ratio(self) -> float | None:
         """Candidate throughput over baseline throughput."""
-        found = self.details["comparison"].get("throughput_ratio")
-        return float(found) if found else None
+        ratio = self.details["comparison"].get("throughput_ratio")
+        return float(ratio) if ratio else None
 
     @property
     def bounds(self) -> tuple[float, float] | None:
+        """Interval of the ratio; None if it is unbounded or unknown."""
         low, high = (self.details["comparison"].get(f"throughput_ratio_{end}") for end in ("low", "high"))
         return (low, high) if low and high and math.isfinite(high) else None
 
 
 def comparison(report_data: ReportData) -> Section | None:
-    """The section; None if nothing was compared, and no cell stands in two files of a machine."""
+    """The section; None if nothing was compared, and no cell is in two files of a machine."""
     compared, notes = compared_of(report_data)
     if not compared:
         return None
-    with_ratio = [one for one in compared if one.ratio]
-    with_ratio.sort(key=lambda one: one.ratio or 0)
+    with_ratio = sorted((one for one in compared if one.ratio), key=lambda one: one.ratio or 0)
     drawn = with_ratio if len(with_ratio) <= _MOST_DRAWN else _extremes(with_ratio)
     title = "Throughput after, relative to before"
     return Section(
@@ -74,38 +77,36 @@ def comparison(report_data: ReportData) -> Section | None:
 
 
 def compared_of(report_data: ReportData) -> tuple[list[Compared], list[str]]:
-    """What was compared side by side, and files of one machine against each other; and how to take it."""
-    found = [Compared(cell.id, cell.place, cell.model, cell.facts) for cell in report_data.cells if cell.verdict]
-    notes = ["Side by side: both revisions in warm workers that alternate, on the same machine."] if found else []
-    beside = {one.name for one in found}
+    """The cells of runs with --against, and of files of one machine against each other; and notes on the conditions."""
+    compared = [Compared(cell.id, cell.place, cell.model, cell.facts) for cell in report_data.cells if cell.verdict]
+    notes = ["Side by side: both revisions in warm workers that alternate, on the same machine."] if compared else []
+    side_by_side = {one.name for one in compared}
     for machine in report_data.machines:
         bases, head = before_and_after(report_data.files_of(machine))
         if not bases:
             continue
         notes.append(_conditions(bases, head))
         for identity, (name, details) in _verdicts(bases, head).items():
-            if name not in beside:
-                found.append(Compared(name, _place(report_data, machine, identity), str(identity[2]), details))
-    return found, notes
+            if name not in side_by_side:
+                compared.append(Compared(name, _place(report_data, machine, identity), str(identity[2]), details))
+    return compared, notes
 
 
 def before_and_after(files: Sequence[RecordFile]) -> tuple[list[RecordFile], RecordFile]:
     """The files that the last one is compared with, and the last one.
 
-    Files of the last one's commit belong to it: questions asked one by one. Of these, what a later file measured again
-    is a base. A cell that another commit's file has and the last one lacks is missing if the last one was asked the
-    same of that benchmark; else it was not asked for.
+    Earlier files of the last one's commit are merged into it; their cells that a later file measured again are bases.
+    A cell of another commit that the last file lacks counts as missing only if the last file ran its benchmark with the
+    same options; otherwise it was not requested.
     """
     *earlier, last = files
     commit = commit_of(last)
     bases: list[RecordFile] = []
     head: dict[Identity, CellRecord] = dict(last.cells)
-    for place in reversed(range(len(earlier))):
-        file = earlier[place]
-        asked_again = _benchmarks(last) if commit_of(file) != commit and _asked(file) == _asked(last) else set()
-        base = {
-            identity: cell for identity, cell in file.cells.items() if identity in head or identity[0] in asked_again
-        }
+    for file in reversed(earlier):
+        repeats = commit_of(file) != commit and _requested(file) == _requested(last)
+        repeated = _benchmarks(last) if repeats else set()
+        base = {identity: cell for identity, cell in file.cells.items() if identity in head or identity[0] in repeated}
         if commit_of(file) == commit:
             head = {**file.cells, **head}
         if set(base) & set(head):
@@ -117,8 +118,8 @@ def _benchmarks(file: RecordFile) -> set[str]:
     return {identity[0] for identity in file.cells}
 
 
-def _asked(file: RecordFile) -> list[Any]:
-    """The options that choose cells."""
+def _requested(file: RecordFile) -> list[Any]:
+    """The values of the options that choose cells."""
     options = file.header.get("options")
     return [options.get(axis) for axis in (*IDENTITY, "tile_px")] if isinstance(options, dict) else []
 
@@ -136,7 +137,7 @@ def _verdicts(bases: Sequence[RecordFile], head: RecordFile) -> dict[Identity, t
     return {
         identities[name]: (name, details)
         for name, details in by_name.items()
-        # That a question was not asked before says nothing, and searches end at other sizes.
+        # New cells have no base, and searches end at different sizes.
         if details["verdict"] != "new" and "largest" not in identities[name]
     }
 
@@ -144,8 +145,10 @@ def _verdicts(bases: Sequence[RecordFile], head: RecordFile) -> dict[Identity, t
 def _conditions(bases: Sequence[RecordFile], head: RecordFile) -> str:
     different = list(dict.fromkeys(one for base in bases for one in differences(base.machine, head.machine, ())))
     names = ", ".join(base.path.name for base in bases)
-    said = f"{head.path.name} against {names}, run at different times: only large changes can be told from noise."
-    return said + (f" Conditions differ: {'; '.join(different)}." if different else "")
+    text = (
+        f"{head.path.name} against {names}, run at different times: only large changes can be distinguished from noise."
+    )
+    return text + (f" Conditions differ: {'; '.join(different)}." if different else "")
 
 
 def _place(report_data: ReportData, machine: Machine, identity: Identity) -> str:
@@ -156,9 +159,10 @@ def _place(report_data: ReportData, machine: Machine, identity: Identity) -> str
 
 def finding(compared: Sequence[Compared]) -> str:
     """The verdicts, counted; those that fail a gate first."""
-    said = [one.verdict for one in compared]
-    ordered = sorted(dict.fromkeys(said), key=lambda verdict: verdict not in FAILING)
-    return f"Of {len(said)} cells: " + ", ".join(f"{said.count(verdict)} {verdict}" for verdict in ordered) + "."
+    verdicts = [one.verdict for one in compared]
+    ordered = sorted(dict.fromkeys(verdicts), key=lambda verdict: verdict not in FAILING)
+    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in ordered)
+    return f"Of {len(verdicts)} cells: {counts}."
 
 
 def _extremes(by_ratio: Sequence[Compared]) -> list[Compared]:
@@ -167,10 +171,10 @@ def _extremes(by_ratio: Sequence[Compared]) -> list[Compared]:
 
 
 def _draw(compared: Sequence[Compared], width_inches: float) -> Figure:
-    drawn = canvas(width_inches, 1.0 + _BAR_INCHES * len(compared))
-    axes = drawn.subplots()
+    fig = canvas(width_inches, 1.0 + _BAR_INCHES * len(compared))
+    axes = fig.subplots()
     changes = [((one.ratio or 1) - 1) * 100 for one in compared]
-    # A bound may be infinite in all but name.
+    # A bound may be extremely large.
     far = 2 * max(map(abs, changes)) + 10
     axes.set_xlim(-min(far, 105), far)
     for height, (one, change) in enumerate(zip(compared, changes, strict=True)):
@@ -188,12 +192,12 @@ def _draw(compared: Sequence[Compared], width_inches: float) -> Figure:
     axes.set_xlabel("change of throughput [%]")
     handles, labels = axes.get_legend_handles_labels()
     by_label = dict(zip(labels, handles, strict=True))
-    drawn.legend(by_label.values(), by_label.keys(), loc="outside lower left", ncols=4)
-    return drawn
+    fig.legend(by_label.values(), by_label.keys(), loc="outside lower left", ncols=4)
+    return fig
 
 
 def _short_names(compared: Sequence[Compared]) -> list[str]:
-    """What stands in the brackets of each id, and the benchmark where there are several."""
+    """The part of each id in brackets, with the benchmark if there are several."""
     split = [one.name.removeprefix("test_").removesuffix("]").partition("[") for one in compared]
     several = len({benchmark for benchmark, _, _ in split}) > 1
     return [f"{benchmark}: {inner}" if several else inner for benchmark, _, inner in split]
@@ -214,44 +218,44 @@ def _rate(text: str) -> Datum:
     return word(None) if text == "-" else Datum(text, float(text))
 
 
-# Two files are a before and an after; a history begins with three.
+# Two files are a comparison; a history begins with three.
 _LEAST_FILES = 3
 _MOST_NAMED = 6
 
 
 @dataclass(frozen=True)
-class Course:
-    """Iterations per minute of a cell, file by file; None where a file has no figures of it."""
+class CellHistory:
+    """Iterations per minute of a cell, file by file; None where a file does not have it."""
 
     identity: Identity
     per_minute: Sequence[float | None]
 
     @property
     def relative(self) -> list[float]:
-        """To the first figure, in percent; not a number where there is none."""
+        """In percent of the first rate; NaN where there is none."""
         first = next(rate for rate in self.per_minute if rate)
         return [math.nan if rate is None else rate / first * 100 for rate in self.per_minute]
 
     @property
-    def moved(self) -> float:
-        """How far it came from where it began, as a log ratio."""
+    def largest_change(self) -> float:
+        """Of the rate relative to the first one, as an absolute log ratio."""
         return max(abs(math.log(value / 100)) for value in self.relative if not math.isnan(value))
 
 
 def history(report_data: ReportData) -> Section | None:
     """The section; None if no cell was measured in three files of one machine."""
     charts, tables, findings = [], [], []
-    for place, machine in enumerate(report_data.machines):
+    for index, machine in enumerate(report_data.machines):
         files = report_data.files_of(machine)
-        courses = sorted(courses_of(files), key=lambda course: -course.moved)
-        if not courses:
+        histories = sorted(histories_of(files), key=lambda one: -one.largest_change)
+        if not histories:
             continue
-        stem = "history" if len(report_data.machines) == 1 else f"history-{place + 1}"
+        stem = "history" if len(report_data.machines) == 1 else f"history-{index + 1}"
         labels = [commit_of(file) or file.path.stem for file in files]
         title = f"Throughput over commits on {machine.name}, relative to the first"
-        charts.append(Chart(stem, title, partial(_draw_history, courses, labels)))
-        tables.append(_history_table(machine, courses, labels))
-        most = courses[0]
+        charts.append(Chart(stem, title, partial(_draw_history, histories, labels)))
+        tables.append(_history_table(machine, histories, labels))
+        most = histories[0]
         change = next(value for value in reversed(most.relative) if not math.isnan(value)) - 100
         findings.append(f"{cell_id(most.identity)} moved most; it ends {change:+.3g} % from where it began.")
     if not charts:
@@ -260,51 +264,50 @@ def history(report_data: ReportData) -> Section | None:
     return Section("history", "History over commits", " ".join(findings), charts=charts, tables=tables, notes=notes)
 
 
-def courses_of(files: Sequence[RecordFile]) -> list[Course]:
-    """The cells with figures in three files or more."""
+def histories_of(files: Sequence[RecordFile]) -> list[CellHistory]:
+    """The cells that ran in three files or more."""
     rates: dict[Identity, list[float | None]] = {}
-    for place, file in enumerate(files):
+    for index, file in enumerate(files):
         for identity, cell in file.cells.items():
-            course = rates.setdefault(identity, [None] * len(files))
-            course[place] = cell.iterations_per_minute
+            rates.setdefault(identity, [None] * len(files))[index] = cell.iterations_per_minute
     return [
-        Course(identity, course)
-        for identity, course in rates.items()
-        # Searches end at other sizes.
-        if sum(rate is not None for rate in course) >= _LEAST_FILES and "largest" not in identity
+        CellHistory(identity, of_cell)
+        for identity, of_cell in rates.items()
+        # Searches end at different sizes.
+        if sum(rate is not None for rate in of_cell) >= _LEAST_FILES and "largest" not in identity
     ]
 
 
-def _draw_history(courses: Sequence[Course], labels: Sequence[str], width_inches: float) -> Figure:
-    drawn = canvas(width_inches, 4.2)
-    axes = drawn.subplots()
-    places = range(len(labels))
-    for course in courses[_MOST_NAMED:]:
-        axes.plot(places, course.relative, color=GRID, linewidth=1)
-    for place, course in enumerate(courses[:_MOST_NAMED]):
-        own = look(place)
-        name = cell_id(course.identity).removeprefix("test_")
-        axes.plot(places, course.relative, color=own.colour, marker=own.marker, linestyle=own.dash, label=name)
+def _draw_history(histories: Sequence[CellHistory], labels: Sequence[str], width_inches: float) -> Figure:
+    fig = canvas(width_inches, 4.2)
+    axes = fig.subplots()
+    positions = range(len(labels))
+    for one in histories[_MOST_NAMED:]:
+        axes.plot(positions, one.relative, color=GRID, linewidth=1)
+    for index, one in enumerate(histories[:_MOST_NAMED]):
+        own = look(index)
+        name = cell_id(one.identity).removeprefix("test_")
+        axes.plot(positions, one.relative, color=own.colour, marker=own.marker, linestyle=own.dash, label=name)
     axes.axhline(100, color=MUTED, linewidth=1)
     every = -(-len(labels) // (5 if is_narrow(width_inches) else 14))
-    axes.set_xticks(places[::every], labels[::every])
+    axes.set_xticks(positions[::every], labels[::every])
     axes.tick_params(axis="x", labelsize=7.5)
     axes.set_xlabel("commit, in the order of the files")
     axes.set_ylabel("throughput [% of the first]", rotation_mode="anchor")
     axes.grid(visible=True)
     legend_below(axes, width_inches)
-    return drawn
+    return fig
 
 
-def _history_table(machine: Machine, courses: Sequence[Course], labels: Sequence[str]) -> Table:
+def _history_table(machine: Machine, histories: Sequence[CellHistory], labels: Sequence[str]) -> Table:
     rows = [
         Row(
             [
-                word(cell_id(course.identity)),
-                *(word(None) if rate is None else Datum(figure(rate), rate) for rate in course.per_minute),
+                word(cell_id(one.identity)),
+                *(number(rate) for rate in one.per_minute),
             ],
-            model=str(course.identity[2]),
+            model=str(one.identity[2]),
         )
-        for course in courses
+        for one in histories
     ]
     return Table(f"Iterations per minute on {machine.name}", ["cell", *labels], rows)

@@ -1,4 +1,4 @@
-"""What a report is made of: the cells of all files, each with the machine that it was measured on."""
+"""The data of a report: the cells of all files, each with the machine that it was measured on."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,25 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fixtures.records.cell_record import DEFAULTS, CellRecord, Identity
-from fixtures.records.merging import unused
+from fixtures.records.cell_record import CellRecord, Identity
+from fixtures.records.merging import described, unused
 from fixtures.records.reader import RecordFile
 from fixtures.telemetry.base import disturbances
 
 MAIN_BENCHMARK = "test_style_iteration"
-# Axes that stand with the model's name where they are not at their default.
-_VARIANTS = {axis: DEFAULTS[axis] for axis in ("optimizer", "precision", "strategy")}
 
 
 @dataclass(frozen=True)
 class Machine:
-    """One machine: a name that no other has, and its facts, the newest file's."""
+    """One machine: a unique name, and its facts from the newest file."""
 
     name: str
     facts: Mapping[str, Any]
 
     def hardware(self, device: str) -> Mapping[str, Any]:
-        """Facts of one of its devices; none if the file does not name it."""
+        """Facts of one of its devices; empty if the file does not have it."""
         return next((one for one in _devices(self.facts) if one.get("name") == device), {})
 
 
@@ -33,7 +31,8 @@ class ShownCell(CellRecord):
     """A cell's record, and where it was measured.
 
     Attributes:
-        place: what hardware it is, and the device; no two devices of a report have the same.
+        place: name of the hardware and the device, unique in a report.
+        path: the record file.
     """
 
     machine: Machine
@@ -41,59 +40,46 @@ class ShownCell(CellRecord):
     path: Path
 
     @property
-    def peak_bytes(self) -> float | None:
-        """Of a cell that ran; of one that failed, the peak says how far it came and not what it takes."""
-        return self.peak_memory_bytes if self.ran else None
-
-    @property
-    def variant(self) -> str:
-        """What is not at its default of optimiser, precision and strategy; `plain` Adam in float32 is empty."""
-        return " ".join(str(self.axes[axis]) for axis, default in _VARIANTS.items() if self.axes[axis] != default)
-
-    @property
-    def name(self) -> str:
-        return f"{self.model} {self.variant}".strip()
-
-    @property
     def generates(self) -> bool:
-        """Whether an iteration is one of image generation, on one rank and at a size that was asked for."""
+        """Whether it is an iteration of image generation, on one rank and at a requested size."""
         return self.kind == "style" and not self.scaling and self.pixels > 0 and not self.is_search
 
     @property
     def size_px(self) -> str:
-        """As asked: `512`, or `7680x4320` with a proper sign; of a search the side that it found."""
+        """As requested: `512` or `7680 × 4320`; for a search the side that was found."""
         if self.is_search:
-            return f"{self.number('width') or 0:g}"
-        return str(self.axes["resolution"]).replace("x", " × ")
+            return str(self.width)
+        return self.resolution.replace("x", " × ")
 
     @property
     def device_memory_bytes(self) -> float | None:
-        """All the memory that its device has."""
+        """Memory of its device."""
         facts = self.machine.facts if self.device == "cpu" else self.machine.hardware(self.device)
         return facts.get("memory_bytes")
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """What happened while it was measured that makes its figures doubtful."""
+        """Disturbances during the measurement that make its figures doubtful."""
         return tuple(disturbances(self.telemetry))
 
     @property
     def further(self) -> str:
-        """What tells it from cells of the same model and size: all other axes that are not at their default."""
+        """All axes beside model and size that are not at their default."""
         ranks = f"{self.ranks} ranks" if self.ranks > 1 else ""
-        words = [self.variant, self.word("mode"), self.word("size"), ranks]
+        words = [self.variant, self.mode, self.size, ranks]
         if self.kind == "classification":
-            words.append(f"batch {self.axes['batch']}")
+            words.append(f"batch {self.batch}")
         return " ".join(word for word in words if word)
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that the sections take from.
+    """The data of all sections.
 
     Attributes:
-        files: in the order given, which is that of time; a merged file is one for each machine.
-        cells: of each machine and identity the last file's.
+        files: oldest first, as given; a merged file counts as one for each machine.
+        cells: the newest of each machine and identity.
+        machine_of: the machine of each file, by its index in `files`.
     """
 
     files: tuple[RecordFile, ...]
@@ -102,14 +88,15 @@ class ReportData:
     machine_of: Mapping[int, Machine]
 
     def files_of(self, machine: Machine) -> tuple[RecordFile, ...]:
-        return tuple(file for place, file in enumerate(self.files) if self.machine_of[place] is machine)
+        return tuple(file for index, file in enumerate(self.files) if self.machine_of[index] is machine)
 
     @property
     def iterations(self) -> tuple[ShownCell, ...]:
-        """Cells of style iterations: those of the suite's main question, else of the most asked one."""
+        """Cells of style iterations: those of the main benchmark, else of the one with the most cells."""
         generating = [cell for cell in self.cells if cell.generates]
-        asked = [cell.benchmark for cell in generating]
-        chosen = MAIN_BENCHMARK if MAIN_BENCHMARK in asked else max(asked, key=asked.count, default="")
+        benchmarks = [cell.benchmark for cell in generating]
+        most = max(benchmarks, key=benchmarks.count, default="")
+        chosen = MAIN_BENCHMARK if MAIN_BENCHMARK in benchmarks else most
         return tuple(cell for cell in generating if cell.benchmark == chosen)
 
     @property
@@ -118,27 +105,27 @@ class ReportData:
 
     @property
     def series(self) -> tuple[tuple[str, str], ...]:
-        """Device and model of all cells with models: what has a colour and a marker of its own."""
+        """Device and model of all cells with models: each pair has a colour and a marker of its own."""
         return tuple(
             dict.fromkeys((cell.place, cell.model) for cell in self.cells if cell.kind not in ("device_limit", "input"))
         )
 
 
 def gather(files: Sequence[RecordFile]) -> ReportData:
-    """The material in files, of which a later one replaces cells of an earlier one of the same machine."""
+    """The data of record files; cells of a later file replace those of an earlier one of the same machine."""
     by_key: dict[str, list[int]] = {}
-    for place, file in enumerate(files):
-        by_key.setdefault(_key(file), []).append(place)
+    for index, file in enumerate(files):
+        by_key.setdefault(_key(file), []).append(index)
     machines: list[Machine] = []
     machine_of: dict[int, Machine] = {}
-    for places in by_key.values():
-        newest = files[places[-1]]
-        name = unused(newest.label or _described(newest.machine), [machine.name for machine in machines])
+    for indices in by_key.values():
+        newest = files[indices[-1]]
+        name = unused(newest.label or described(newest.machine, "×"), [machine.name for machine in machines])
         machines.append(Machine(name, newest.machine))
-        machine_of |= dict.fromkeys(places, machines[-1])
+        machine_of |= dict.fromkeys(indices, machines[-1])
     cells: dict[tuple[str, Identity], ShownCell] = {}
-    for place, file in enumerate(files):
-        machine = machine_of[place]
+    for index, file in enumerate(files):
+        machine = machine_of[index]
         for identity, cell in file.cells.items():
             shown = ShownCell(cell.facts, machine, _place(cell.device, machine, machines), file.path)
             cells[machine.name, identity] = shown
@@ -146,7 +133,7 @@ def gather(files: Sequence[RecordFile]) -> ReportData:
 
 
 def commit_of(file: RecordFile) -> str:
-    """Short id of the commit that a file was measured at, `+` for a worktree with changes; empty if unknown."""
+    """Short id of a file's commit, with `+` for uncommitted changes; empty if unknown."""
     commit = file.header.get("commit")
     if not isinstance(commit, dict) or not commit.get("id"):
         return ""
@@ -154,21 +141,13 @@ def commit_of(file: RecordFile) -> str:
 
 
 def _key(file: RecordFile) -> str:
-    """Files with the same one are of one machine: versions, drivers and threads may change, hardware does not."""
+    """Equal for files of one machine: versions, drivers and threads may change, hardware does not."""
     hardware = [[device.get(key) for key in ("name", "model", "memory_bytes")] for device in _devices(file.machine)]
     return file.label or json.dumps([file.machine.get("architecture"), hardware])
 
 
 def _devices(facts: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [device for device in facts.get("devices") or () if isinstance(device, dict)]
-
-
-def _described(facts: Mapping[str, Any]) -> str:
-    """Its accelerators, or else its processor."""
-    models = {str(device.get("name")): str(device.get("model") or "device") for device in _devices(facts)}
-    accelerators = [model for name, model in models.items() if name != "cpu"]
-    counted = [f"{accelerators.count(one)} × {one}" for one in dict.fromkeys(accelerators)]
-    return ", ".join(counted).replace("1 × ", "") or models.get("cpu", "a machine")
 
 
 def _place(device: str, machine: Machine, machines: Sequence[Machine]) -> str:

@@ -1,6 +1,6 @@
 """Generated pictures, by model and resolution.
 
-Short because images need no plot.
+Short because pictures need no plot.
 """
 
 import base64
@@ -13,14 +13,14 @@ from benchmarks.reporting.data import ReportData, ShownCell
 from benchmarks.reporting.sections import Picture, Section
 from fixtures.formatting import figure
 
-# As large as it is shown on a dense screen; twenty of them are half a megabyte.
+# The size on a high-density screen; twenty of them are half a megabyte.
 _SIDE_PX = 480
 _QUALITY = 82
 _MOST_PICTURES = 24
 
 
 def gallery(report_data: ReportData) -> Section | None:
-    """The section; None if no cell has a picture that is still there."""
+    """The section; None if no cell has a picture whose file exists."""
     cells = sorted(report_data.cells, key=lambda cell: (cell.model, cell.pixels))
     shown = [picture for cell in cells if (picture := picture_of(cell)) is not None]
     if not shown:
@@ -29,21 +29,21 @@ def gallery(report_data: ReportData) -> Section | None:
     return Section(
         "pictures",
         "Pictures",
-        "What the iterations made, by model and resolution; smaller copies.",
+        "The generated images, by model and resolution; smaller copies.",
         pictures=shown[:_MOST_PICTURES],
         notes=[f"{hidden} more are beside the record."] if hidden > 0 else [],
     )
 
 
 def picture_of(cell: ShownCell) -> Picture | None:
-    """A small copy of the picture of a cell; None if it has none, or its file is gone or is no picture."""
+    """A small copy of a cell's picture; None without one, or if its file is missing or not a picture."""
     if not cell.word("picture"):
         return None
     path = cell.path.parent / Path(cell.word("picture"))
     copy = io.BytesIO()
     try:
         with Image.open(path) as picture:
-            # At 8K a decoder that can makes the small one at once.
+            # JPEG decoders can scale 8K down while decoding.
             picture.draft("RGB", (_SIDE_PX, _SIDE_PX))
             small = picture.convert("RGB")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError):

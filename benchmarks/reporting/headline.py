@@ -1,13 +1,14 @@
-"""What is said first: rate, speed-up, largest image, and what has no figures."""
+"""The headline of the report: rate, speed-up, largest image, and failures."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.reporting.data import ReportData, ShownCell
-from benchmarks.reporting.speed_ups import most_telling, speed_ups_of
+from benchmarks.reporting.speed_ups import speed_ups_of, workload_name
 from fixtures.formatting import figure, readable_size, readable_time
+from fixtures.records.relative import best_accelerator
 
-# The model and size that the first sentence is about, where they were measured.
+# The model and size of the first sentence, if they were measured.
 _MODEL, _SIDE_PX = "vgg19", 512
 _4K_PIXELS = 3840 * 2160
 _8K = (7680, 4320)
@@ -15,7 +16,7 @@ _8K = (7680, 4320)
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure that stands out."""
+    """A highlighted figure."""
 
     value: str
     about: str
@@ -23,7 +24,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Headline:
-    """The report's title, what follows from the same data, and its figures."""
+    """The report's title, further sentences, and highlighted figures."""
 
     title: str
     sentences: Sequence[str]
@@ -31,7 +32,7 @@ class Headline:
 
 
 def headline(report_data: ReportData) -> Headline:
-    """The most telling of what was measured; also of a run in which nothing was."""
+    """The headline; also for a run without measurements."""
     ran = [cell for cell in report_data.iterations if cell.ran]
     title = _rate(report_data, ran) or _classified(report_data) or _anything(report_data)
     sentences = [
@@ -41,7 +42,7 @@ def headline(report_data: ReportData) -> Headline:
 
 
 def _chosen(ran: Sequence[ShownCell]) -> ShownCell | None:
-    """The cell to speak of: of the first model and size that were asked for most, the fastest device's plain one."""
+    """The cell of the title: the fastest plain one of the preferred model at the size nearest to 512 px."""
     plain = [cell for cell in ran if not cell.variant] or list(ran)
     if not plain:
         return None
@@ -58,19 +59,19 @@ def _rate(report_data: ReportData, ran: Sequence[ShownCell]) -> str | None:
     if cell is None:
         return None
     rate = figure(cell.iterations_per_minute or 0)
-    said = f"{cell.name} at {cell.size_px} px: {rate} iterations per minute on {cell.place}"
+    text = f"{cell.name} at {cell.size_px} px: {rate} iterations per minute on {cell.place}"
     faster = [one for one in speed_ups_of(report_data) if one.cell is cell]
-    return said + (f", {figure(faster[0].times)} times as fast as {faster[0].base.place}" if faster else "")
+    return text + (f", {figure(faster[0].times)} times as fast as {faster[0].base.place}" if faster else "")
 
 
 def _classified(report_data: ReportData) -> str | None:
-    ran = [cell for cell in report_data.cells if cell.kind == "classification" and cell.images_per_second and cell.ran]
+    ran = [cell for cell in report_data.cells if cell.kind == "classification" and cell.images_per_second]
     if not ran:
         return None
     best = max(ran, key=lambda cell: cell.images_per_second or 0)
     return (
-        f"{best.model} {best.word('mode')}: {figure(best.number('images_per_second') or 0)} images per second at"
-        f" {best.size_px} px, batch {best.axes['batch']}, on {best.place}"
+        f"{best.model} {best.mode}: {figure(best.images_per_second or 0)} images per second at"
+        f" {best.size_px} px, batch {best.batch}, on {best.place}"
     )
 
 
@@ -82,24 +83,24 @@ def _anything(report_data: ReportData) -> str:
 
 
 def _largest(report_data: ReportData) -> str | None:
-    found = [cell for cell in report_data.cells if cell.number("largest_side_px")]
-    if not found:
+    searches = [cell for cell in report_data.cells if cell.number("largest_side_px")]
+    if not searches:
         return None
-    best = max(found, key=lambda cell: cell.number("largest_side_px") or 0)
+    best = max(searches, key=lambda cell: cell.number("largest_side_px") or 0)
     side = f"{best.number('largest_side_px'):g}"
     return f"The largest square image that fits: {side} × {side} px with {best.name} on {best.place}."
 
 
 def _large_pictures(ran: Sequence[ShownCell]) -> str | None:
-    """On the largest picture from 4K on, if there is one."""
+    """A sentence on the largest image of 4K or more, if there is one."""
     large = [cell for cell in ran if cell.pixels >= _4K_PIXELS]
     if not large:
         return None
     most = max(cell.pixels for cell in large)
     cell = min((cell for cell in large if cell.pixels == most), key=lambda cell: cell.median_seconds or 0)
-    known = "8K" if cell.pixels == _8K[0] * _8K[1] else f"{cell.size_px} px"
-    said = f"{known} fits with {cell.name} on {cell.place}: {readable_time(cell.median_seconds or 0)} an iteration"
-    return said + (f" in {readable_size(cell.peak_bytes)}." if cell.peak_bytes else ".")
+    size = "8K" if cell.pixels == _8K[0] * _8K[1] else f"{cell.size_px} px"
+    text = f"{size} fits with {cell.name} on {cell.place}: {readable_time(cell.median_seconds or 0)} an iteration"
+    return text + (f" in {readable_size(cell.measured_peak_bytes)}." if cell.measured_peak_bytes else ".")
 
 
 def _failures(report_data: ReportData) -> str | None:
@@ -116,11 +117,13 @@ def _tiles(report_data: ReportData, ran: Sequence[ShownCell]) -> list[Tile]:
         tiles.append(
             Tile(figure(cell.iterations_per_minute or 0), f"iterations per minute, {cell.name}, {cell.size_px} px")
         )
-        if cell.peak_bytes:
-            tiles.append(Tile(readable_size(cell.peak_bytes), f"peak memory, {cell.name}, {cell.size_px} px"))
-    if found := speed_ups_of(report_data):
-        best = most_telling(found)
-        tiles.append(Tile(f"{figure(best.times)} ×", f"{best.cell.place} against {best.base.place}, {best.question}"))
+        if cell.measured_peak_bytes:
+            tiles.append(Tile(readable_size(cell.measured_peak_bytes), f"peak memory, {cell.name}, {cell.size_px} px"))
+    if pairs := speed_ups_of(report_data):
+        best = best_accelerator(pairs)
+        tiles.append(
+            Tile(f"{figure(best.times)} ×", f"{best.cell.place} against {best.base.place}, {workload_name(best.cell)}")
+        )
     if ran:
         largest = max(ran, key=lambda cell: cell.pixels)
         tiles.append(Tile(f"{largest.size_px} px", f"largest image measured, {largest.name}"))

@@ -1,9 +1,4 @@
-"""Facts of the machines, and the files that were read.
-
-Every cell of every file, to be sorted and filtered.
-
-What was watched while cells were measured: energy, power, temperature, clocks, and what spoilt their rates.
-"""
+"""The machines with their facts and files, all cells, and telemetry: energy, power, temperature, clocks, throttling."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -26,7 +21,7 @@ _NAMES = {
 
 
 def machines(report_data: ReportData) -> Section:
-    """The section; it is always there."""
+    """The section; never None."""
     facts = {
         machine.name: _facts([file.machine for file in report_data.files_of(machine)])
         for machine in report_data.machines
@@ -42,7 +37,7 @@ def machines(report_data: ReportData) -> Section:
 
 
 def _facts(by_file: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Facts of one machine by their names; where its files differ, all that they say."""
+    """Facts of one machine by name; where its files differ, all values."""
     shown: dict[str, list[str]] = {}
     for facts in by_file:
         for name, text in _of_file(facts).items():
@@ -61,7 +56,7 @@ def _of_file(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _device(device: Mapping[str, Any]) -> str:
-    """The hardware; what its record calls the cores of a cpu are the threads, which have a line of their own."""
+    """Model and memory; not the cores of a cpu, which are shown as threads."""
     memory = device.get("memory_bytes")
     return str(device.get("model")) + (f", {readable_size(memory)}" if memory else "")
 
@@ -71,14 +66,14 @@ def _files(report_data: ReportData) -> Table:
         Row(
             [
                 word(file.path.name),
-                word(report_data.machine_of[place].name),
+                word(report_data.machine_of[index].name),
                 word(commit_of(file)),
                 word(_started(file)),
                 number(len(file.cells)),
                 number(sum(cell.ran for cell in file.cells.values())),
             ]
         )
-        for place, file in enumerate(report_data.files)
+        for index, file in enumerate(report_data.files)
     ]
     return Table("Record files of this report", ("file", "machine", "commit", "started", "cells", "with figures"), rows)
 
@@ -104,11 +99,11 @@ def all_cells(report_data: ReportData) -> Section | None:
             word(cell.place),
             word(cell.model),
             word(cell.further),
-            size(cell) if cell.pixels else word(cell.axes["resolution"]),
+            size(cell) if cell.pixels else word(cell.resolution),
             number(cell.iterations_per_minute),
-            number(cell.images_per_second if cell.ran else None),
+            number(cell.images_per_second),
             number(cell.median_seconds, 1e-3),
-            memory(cell.peak_bytes),
+            memory(cell.measured_peak_bytes),
             word(_status(cell)),
             _message(cell),
         )
@@ -129,11 +124,11 @@ def _status(cell: ShownCell) -> str:
 
 
 def _message(cell: ShownCell) -> Datum:
-    said = cell.message if not cell.ran else "; ".join(cell.doubts)
-    return word(said if len(said) <= 200 else said[:199] + "…")
+    text = cell.message if not cell.ran else "; ".join(cell.doubts)
+    return word(text if len(text) <= 200 else text[:199] + "…")
 
 
-# Of what is sampled: the key in the record, which of its figures, and its name in the table.
+# Sampled values: the key in the record, which of its figures, and the heading in the table.
 _SAMPLED = (
     ("power_watts", "median", "power [W]"),
     ("temperature_celsius", "max", "hottest [°C]"),
@@ -144,7 +139,7 @@ _SAMPLED = (
 
 
 def watched(report_data: ReportData) -> Section | None:
-    """The section; None if no cell was watched."""
+    """The section; None if no cell has telemetry."""
     cells = [cell for cell in report_data.cells if cell.ran and cell.telemetry]
     if not cells:
         return None
@@ -164,8 +159,8 @@ def watched(report_data: ReportData) -> Section | None:
 
 
 def _joules(cell: ShownCell) -> float | None:
-    found = cell.telemetry.get("energy_per_iteration_joules")
-    return found if isinstance(found, int | float) else None
+    joules = cell.telemetry.get("energy_per_iteration_joules")
+    return joules if isinstance(joules, int | float) else None
 
 
 def _sampled(cell: ShownCell, quantity: str, which: str) -> float | None:
@@ -185,8 +180,8 @@ def _finding(cells: Sequence[ShownCell]) -> str:
 
 
 def _draw(lines: Sequence[Line], known: Mapping[tuple[str, str], Look], width_inches: float) -> Figure:
-    drawn = canvas(width_inches, 4.0)
-    axes = drawn.subplots()
+    fig = canvas(width_inches, 4.0)
+    axes = fig.subplots()
     axes.set_yscale("log")
     size_ticks(axes, [cell for line in lines for cell in line], width_inches)
     for line in lines:
@@ -196,23 +191,22 @@ def _draw(lines: Sequence[Line], known: Mapping[tuple[str, str], Look], width_in
     axes.grid(visible=True)
     axes.set_ylabel("joules per iteration, logarithmic", rotation_mode="anchor")
     legend_below(axes, width_inches)
-    return drawn
+    return fig
 
 
 def _table(cells: Sequence[ShownCell]) -> Table:
-    """Of what was sampled only what some cell has."""
-    there = [entry for entry in _SAMPLED if any(_sampled(cell, *entry[:2]) is not None for cell in cells)]
+    """Only columns that have a value for some cell."""
+    sampled = [entry for entry in _SAMPLED if any(_sampled(cell, *entry[:2]) is not None for cell in cells)]
     energy = any(_joules(cell) for cell in cells)
     header = [
-        "device", "model", "further", "resolution [px]", *(name for _, _, name in there),
+        "device", "model", "further", "resolution [px]", *(name for _, _, name in sampled),
         *(["energy [J/iteration]"] if energy else []), "throttled", "shared",
     ]  # fmt: skip
     rows = []
     for cell in cells:
-        figures = [number(_sampled(cell, quantity, which)) for quantity, which, _ in there]
+        figures = [number(_sampled(cell, quantity, which)) for quantity, which, _ in sampled]
         figures += [number(_joules(cell))] if energy else []
-        further = cell.further
-        names = [word(cell.place), word(cell.model), word(further), size(cell) if cell.pixels else word(None)]
+        names = [word(cell.place), word(cell.model), word(cell.further), size(cell) if cell.pixels else word(None)]
         rows.append(
             row(cell, *names, *figures, _throttled(cell), word("yes" if cell.telemetry.get("shared") else "no"))
         )
@@ -220,7 +214,7 @@ def _table(cells: Sequence[ShownCell]) -> Table:
 
 
 def _throttled(cell: ShownCell) -> Datum:
-    """The reasons, with the share of the time where that is known."""
+    """The reasons, with their share of the time if known."""
     shares: Any = cell.telemetry.get("throttled_shares")
     known = shares if isinstance(shares, Mapping) else {}
     reasons = cell.telemetry.get("throttled") or []

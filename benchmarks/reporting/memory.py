@@ -1,6 +1,6 @@
-"""Peak memory against pixels, measured and predicted, under the memory that there is.
+"""Peak memory against pixels, measured and predicted, with the memory of the device.
 
-The largest image that fits, by model and strategy.
+Also the largest image that fits, by model and strategy.
 """
 
 import math
@@ -17,13 +17,14 @@ from benchmarks.reporting.sections import Chart, Section, Table, memory, number,
 from benchmarks.reporting.throughput import MOST_LINES, Line, lines_of, look_of
 from fixtures.formatting import readable_size
 
-# Budgets that are nearer to each other, or to all there is, are what was free at the time; a limit was asked for.
+# A budget below this share of the next larger one, or of the whole memory, comes from --memory-limit; a larger one is
+# the memory that was free at the time.
 _APART = 0.75
 
 
 def peak_memory(report_data: ReportData) -> Section | None:
     """The section; None if no memory is known of any style iteration."""
-    cells = [cell for cell in report_data.iterations if cell.peak_bytes or _predicted(cell)]
+    cells = [cell for cell in report_data.iterations if cell.measured_peak_bytes or cell.predicted_memory_bytes]
     lines = lines_of(cells)[:MOST_LINES]
     if not lines:
         return None
@@ -40,35 +41,31 @@ def peak_memory(report_data: ReportData) -> Section | None:
     )
 
 
-def _predicted(cell: ShownCell) -> float | None:
-    return cell.predicted_memory_bytes
-
-
 def _draw(lines: Sequence[Line], known: Mapping[tuple[str, str], Look], width_inches: float) -> Figure:
-    drawn = canvas(width_inches, 4.4)
-    axes = drawn.subplots()
+    fig = canvas(width_inches, 4.4)
+    axes = fig.subplots()
     axes.set_yscale("log", base=2)
     size_ticks(axes, [cell for line in lines for cell in line], width_inches)
     for line in lines:
         look = look_of(line, lines, known)
-        measured = [cell for cell in line if cell.peak_bytes]
+        measured = [cell for cell in line if cell.measured_peak_bytes]
         label = f"{line[0].name} on {line[0].place}"
         if measured:
-            curve(axes, measured, lambda cell: cell.peak_bytes, look, line[0], label=label)
-        predicted = [cell for cell in line if _predicted(cell)]
+            curve(axes, measured, lambda cell: cell.measured_peak_bytes, look, line[0], label=label)
+        predicted = [cell for cell in line if cell.predicted_memory_bytes]
         hollow = {"linestyle": ":", "linewidth": 1, "markerfacecolor": "none"}
         alone = None if measured else f"{label}, predicted"
-        curve(axes, predicted, _predicted, look, line[0], label=alone, **hollow)
+        curve(axes, predicted, lambda cell: cell.predicted_memory_bytes, look, line[0], label=alone, **hollow)
     _draw_limits(axes, [cell for line in lines for cell in line])
     _byte_ticks(axes)
     axes.grid(visible=True)
     axes.set_ylabel("peak memory, logarithmic", rotation_mode="anchor")
     legend_below(axes, width_inches)
-    return drawn
+    return fig
 
 
 def _limits(cells: Sequence[ShownCell]) -> dict[str, float]:
-    """In bytes, by what they are called: all the memory of each device, and each limit that is far below."""
+    """Bytes by name: all memory of each device, and each limit that is far below."""
     limits: dict[str, float] = {}
     for place in dict.fromkeys(cell.place for cell in cells):
         own = [cell for cell in cells if cell.place == place]
@@ -88,7 +85,7 @@ def _draw_limits(axes: Axes, cells: Sequence[ShownCell]) -> None:
     shift = 3
     for text, end in sorted(_limits(cells).items(), key=lambda limit: limit[1]):
         axes.axhline(end, color=INK, linewidth=1, linestyle="-" if text.startswith("all") else "--")
-        # The names of two lines that nearly meet stand above each other.
+        # The names of two close lines are put above each other.
         shift = shift + 9 if end < 1.5 * before else 3
         before = end
         axes.annotate(
@@ -110,12 +107,16 @@ def _byte_ticks(axes: Axes) -> None:
 
 
 def _finding(cells: Sequence[ShownCell]) -> str:
-    ratios = [predicted / cell.peak_bytes for cell in cells if cell.peak_bytes and (predicted := _predicted(cell))]
-    most = max(cells, key=lambda cell: cell.peak_bytes or 0)
-    if not most.peak_bytes:
+    ratios = [
+        predicted / cell.measured_peak_bytes
+        for cell in cells
+        if cell.measured_peak_bytes and (predicted := cell.predicted_memory_bytes)
+    ]
+    most = max(cells, key=lambda cell: cell.measured_peak_bytes or 0)
+    if not most.measured_peak_bytes:
         return "Nothing was measured; predicted is what the cells would have taken."
-    said = f"{most.name} at {most.size_px} px takes {readable_size(most.peak_bytes)} on {most.place}"
-    return said + (
+    text = f"{most.name} at {most.size_px} px takes {readable_size(most.measured_peak_bytes)} on {most.place}"
+    return text + (
         f"; predictions are {min(ratios):.2f} to {max(ratios):.2f} times what was measured." if ratios else "."
     )
 
@@ -127,7 +128,7 @@ def _table(cells: Sequence[ShownCell]) -> Table:
     )  # fmt: skip
     rows = []
     for cell in cells:
-        peak, predicted = cell.peak_bytes, _predicted(cell)
+        peak, predicted = cell.measured_peak_bytes, cell.predicted_memory_bytes
         rows.append(
             row(
                 cell,
@@ -150,22 +151,22 @@ _BAR_INCHES = 0.3
 
 
 def largest(report_data: ReportData) -> Section | None:
-    """The section; None if no largest image was looked for."""
-    cells = [cell for cell in report_data.cells if cell.axes["resolution"] == "largest"]
-    found = sorted((cell for cell in cells if _side_px(cell)), key=_side_px, reverse=True)
+    """The section; None if there was no search for the largest image."""
+    cells = [cell for cell in report_data.cells if cell.resolution == "largest"]
+    fitting = sorted((cell for cell in cells if _side_px(cell)), key=_side_px, reverse=True)
     if not cells:
         return None
-    said = "None of the searches found an image that fits."
-    if found:
-        said = f"{found[0].name} on {found[0].place}: {_side_px(found[0])} × {_side_px(found[0])} px."
-    draw = partial(_draw_largest, found, {series: look.colour for series, look in looks(report_data).items()})
+    finding = "None of the searches found an image that fits."
+    if fitting:
+        finding = f"{fitting[0].name} on {fitting[0].place}: {_side_px(fitting[0])} × {_side_px(fitting[0])} px."
+    draw = partial(_draw_largest, fitting, {series: look.colour for series, look in looks(report_data).items()})
     return Section(
         "largest",
         "Largest image that fits",
-        said,
-        charts=[Chart("largest", "Side of the largest square image", draw)] if found else [],
+        finding,
+        charts=[Chart("largest", "Side of the largest square image", draw)] if fitting else [],
         tables=[_largest_table(cells)],
-        notes=["Exact to within 64 px, by running the sizes around the edge."] if found else [],
+        notes=["Exact to within 64 px, by running the sizes around the edge."] if fitting else [],
     )
 
 
@@ -173,24 +174,24 @@ def _side_px(cell: ShownCell) -> int:
     return int(cell.number("largest_side_px") or 0)
 
 
-def _draw_largest(found: Sequence[ShownCell], colours: dict[tuple[str, str], str], width_inches: float) -> Figure:
-    drawn = canvas(width_inches, 0.8 + _BAR_INCHES * len(found))
-    axes = drawn.subplots()
-    for height, cell in enumerate(found):
+def _draw_largest(cells: Sequence[ShownCell], colours: dict[tuple[str, str], str], width_inches: float) -> Figure:
+    fig = canvas(width_inches, 0.8 + _BAR_INCHES * len(cells))
+    axes = fig.subplots()
+    for height, cell in enumerate(cells):
         (bar,) = axes.barh([height], [_side_px(cell)], height=0.62, color=colours[cell.place, cell.model])
         tag(bar, cell)
         axes.annotate(
             f"{_side_px(cell)}", (_side_px(cell), height), xytext=(4, 0), textcoords="offset points", va="center"
         )
-    one_place = len({cell.place for cell in found}) == 1
-    axes.set_yticks(range(len(found)), [cell.name if one_place else f"{cell.name}\n{cell.place}" for cell in found])
+    one_place = len({cell.place for cell in cells}) == 1
+    axes.set_yticks(range(len(cells)), [cell.name if one_place else f"{cell.name}\n{cell.place}" for cell in cells])
     axes.invert_yaxis()
     axes.margins(x=0.1)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(visible=True, axis="x")
     axes.set_xlabel("side [px]")
-    return drawn
+    return fig
 
 
 def _largest_table(cells: Sequence[ShownCell]) -> Table:
@@ -205,7 +206,7 @@ def _largest_table(cells: Sequence[ShownCell]) -> Table:
             word(cell.model),
             word(cell.variant or "plain"),
             number(cell.number("largest_side_px")),
-            memory(cell.peak_bytes),
+            memory(cell.measured_peak_bytes),
             memory(cell.memory_budget_bytes),
             number(cell.median_seconds),
             number(cell.number("failed_side_px")),

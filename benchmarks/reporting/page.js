@@ -2,23 +2,23 @@
 const form = document.querySelector(".filter");
 const marks = document.querySelectorAll("[data-place], [data-model]");
 
-// A row or a figure shows if it says nothing of what is asked, or says the same.
+// A row or a figure is shown if each chosen filter matches it or does not apply to it.
 function narrow() {
-  const asked = [...new FormData(form)].filter(([, value]) => value);
+  const chosen = [...new FormData(form)].filter(([, value]) => value);
   let rows = 0, shown = 0;
   for (const mark of marks) {
-    const fits = asked.every(([name, value]) => !(name in mark.dataset) || mark.dataset[name] === value);
+    const matches = chosen.every(([name, value]) => !(name in mark.dataset) || mark.dataset[name] === value);
     if (mark.namespaceURI.endsWith("svg")) {
-      mark.classList.toggle("dimmed", !fits);
+      mark.classList.toggle("dimmed", !matches);
     } else {
-      mark.hidden = !fits;
+      mark.hidden = !matches;
     }
     if (mark.closest("#cells")) {
       rows += 1;
-      shown += fits;
+      shown += matches;
     }
   }
-  form.querySelector("output").value = asked.length ? `${shown} of ${rows} cells shown` : "";
+  form.querySelector("output").value = chosen.length ? `${shown} of ${rows} cells shown` : "";
 }
 form.addEventListener("input", narrow);
 form.addEventListener("reset", () => setTimeout(narrow));
@@ -44,6 +44,6 @@ for (const button of document.querySelectorAll("th button")) {
   button.addEventListener("click", () => order(button.parentNode));
 }
 
-// On paper nothing can be opened.
+// All tables are printed.
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((one) => { one.open = true; }));
 narrow();

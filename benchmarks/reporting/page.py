@@ -1,4 +1,4 @@
-"""The report written out: one page that needs nothing else, a summary in Markdown, and the plots as files."""
+"""Writes the report: one self-contained page, a summary in Markdown, and the plots as files."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ from benchmarks.reporting.throughput import heat_map, throughput
 from fixtures.formatting import markdown_table
 from fixtures.schema import write_atomically
 
-# In the order of the page: what is asked first stands first.
+# In the order of the page, the most important first.
 SECTIONS: tuple[Callable[[ReportData], Section | None], ...] = (
     comparison,
     throughput,
@@ -43,12 +43,14 @@ SECTIONS: tuple[Callable[[ReportData], Section | None], ...] = (
     machines,
     all_cells,
 )
-# A summary is read in a comment or a terminal: longer tables stay in the page.
+# A summary is read in a comment or a terminal: longer tables are cut.
 _MARKDOWN_ROWS = 40
 
 
 def write(report_data: ReportData, folder: Path) -> list[Path]:
-    """Write `index.html`, `summary.md` and `plots/`; all that was written, the page first.
+    """Write `index.html`, `summary.md` and `plots/`.
+
+    Returns: the files, the page first.
 
     Raises:
         OSError: the folder cannot be written.
@@ -56,7 +58,7 @@ def write(report_data: ReportData, folder: Path) -> list[Path]:
     sections = [section for make in SECTIONS if (section := make(report_data)) is not None]
     plots = folder / "plots"
     plots.mkdir(parents=True, exist_ok=True)
-    drawings = {chart.name: _drawn(chart, plots) for section in sections for chart in section.charts}
+    drawings = {chart.name: _draw(chart, plots) for section in sections for chart in section.charts}
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=select_autoescape(("html.j2",)),
@@ -64,9 +66,9 @@ def write(report_data: ReportData, folder: Path) -> list[Path]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    given = {"headline": headline(report_data), "sections": sections, "material": report_data}
+    given = {"headline": headline(report_data), "sections": sections, "report_data": report_data}
     page = templates.get_template("page.html.j2").render(
-        **given, drawings=drawings, choices=_choices(report_data), css=_own("page.css"), script=_own("page.js")
+        **given, drawings=drawings, choices=_choices(report_data), css=_file("page.css"), script=_file("page.js")
     )
     summary = templates.get_template("summary.md.j2").render(**given, markdown=_markdown)
     write_atomically(folder / "index.html", page)
@@ -75,20 +77,20 @@ def write(report_data: ReportData, folder: Path) -> list[Path]:
     return [folder / "index.html", folder / "summary.md", *files]
 
 
-def _drawn(chart: Chart, plots: Path) -> Sequence[Markup]:
-    """The chart for wide and for narrow pages; its files are the wide one."""
+def _draw(chart: Chart, plots: Path) -> Sequence[Markup]:
+    """The chart for wide and for narrow pages; the wide one is written to `plots` as well."""
     with plotting.style():
-        drawn = {"wide": chart.draw(plotting.WIDE_INCHES), "narrow": chart.draw(plotting.NARROW_INCHES)}
+        figures = {"wide": chart.draw(plotting.WIDE_INCHES), "narrow": chart.draw(plotting.NARROW_INCHES)}
     inline = [
         Markup(plotting.for_page(one, f"{chart.name}-{name}", chart.title))  # noqa: S704 - our own drawing
-        for name, one in drawn.items()
+        for name, one in figures.items()
     ]
-    plotting.save(drawn["wide"], chart.title, plots / chart.name)
+    plotting.save(figures["wide"], chart.title, plots / chart.name)
     return inline
 
 
 def _choices(report_data: ReportData) -> Mapping[str, Sequence[str]]:
-    """What the page can be narrowed to."""
+    """Values of the page's filter."""
     return {
         "place": report_data.places,
         "model": tuple(dict.fromkeys(cell.model for cell in report_data.cells)),
@@ -106,5 +108,5 @@ def _markdown(table: Table) -> str:
     return "\n".join([*lines, *(["", f"{hidden} more rows are in the page."] if hidden else [])])
 
 
-def _own(name: str) -> Markup:
+def _file(name: str) -> Markup:
     return Markup((Path(__file__).parent / name).read_text(encoding="utf-8"))  # noqa: S704 - our own file

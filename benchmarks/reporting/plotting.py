@@ -1,8 +1,8 @@
-"""How plots look, and how they get into the page: drawn by matplotlib, coloured by the page.
+"""The style of plots, and their way into the page: drawn by matplotlib, coloured by the page.
 
-Colours of data are those of Okabe & Ito (2008, Color Universal Design), told apart by any colour vision; each
-series has a marker of its own as well. Ink, grid and paper are light in a file, and become the page's variables in
-the page, so that one drawing serves its light and its dark.
+Colours of data are those of Okabe & Ito (2008, Color Universal Design), which any colour vision distinguishes; each
+series has a marker of its own as well. Ink, grid and paper are for a light background in files, and CSS variables in
+the page, so that one drawing serves its light and its dark mode.
 """
 
 import html
@@ -69,7 +69,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The report's look, for drawing and for saving."""
+    """A context with matplotlib's settings for the report, for drawing and for saving."""
     with mpl.rc_context(_STYLE):
         yield
 
@@ -86,7 +86,7 @@ def is_narrow(width_inches: float) -> bool:
 
 @dataclass(frozen=True)
 class Look:
-    """How one series is drawn, everywhere in a report."""
+    """The colour, marker and line of a series, the same in all plots of a report."""
 
     colour: str
     marker: str
@@ -94,18 +94,18 @@ class Look:
 
 
 def looks(report_data: ReportData) -> dict[tuple[str, str], Look]:
-    """A look for each device and model: colours first, then other dashes of the same colours; all markers differ."""
-    return {series: look(place) for place, series in enumerate(report_data.series)}
+    """The look of each device and model."""
+    return {series: look(index) for index, series in enumerate(report_data.series)}
 
 
-def look(place: int) -> Look:
-    """The look of the series at a place."""
+def look(index: int) -> Look:
+    """The look of the series with that index: first all colours, then other dashes of the same colours."""
     count = len(COLOURS)
-    return Look(COLOURS[place % count], MARKERS[place % len(MARKERS)], DASHES[place // count % len(DASHES)])
+    return Look(COLOURS[index % count], MARKERS[index % len(MARKERS)], DASHES[index // count % len(DASHES)])
 
 
 def tag(artist: Artist, cell: ShownCell) -> None:
-    """Tell the page's filter what an artist shows."""
+    """Mark an artist with what it shows, for the page's filter."""
     artist.set_gid(f"shown|{cell.place}|{cell.model}|{cell.status}")
 
 
@@ -117,7 +117,11 @@ def curve(
     of: ShownCell,
     **further: Any,
 ) -> None:
-    """A line through a figure of the cells against their pixels, for the page's filter that of one cell."""
+    """Draw a line through a figure of the cells against their pixels.
+
+    Args:
+        of: the cell that the page's filter takes the line for.
+    """
     values = [value(cell) or 0 for cell in cells]
     drawn_as: dict[str, Any] = {"color": look.colour, "marker": look.marker, "linestyle": look.dash, **further}
     (line,) = axes.plot([cell.pixels for cell in cells], values, **drawn_as)
@@ -125,10 +129,10 @@ def curve(
 
 
 def legend_below(axes: Axes, width_inches: float) -> None:
-    """A legend under the plot, if there is anything to tell apart; beside the data it would hide some."""
+    """A legend below the plot, where it hides no data; none without labels."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        # Of the width, a line and its marker take 40 points; a letter takes 5.
+        # A line with its marker is 40 points wide, a letter 5.
         widest = int((72 * width_inches - 40) / 5)
         labels = [textwrap.fill(label, widest) for label in labels]
         longest = max(len(line) for label in labels for line in label.split("\n"))
@@ -138,7 +142,7 @@ def legend_below(axes: Axes, width_inches: float) -> None:
 
 
 def plain_numbers(axis: mpl.axis.Axis) -> None:
-    """Ticks of a logarithmic axis as numbers that are read at once: 0.1, 1, 10, 1000."""
+    """Label the ticks of a logarithmic axis with plain numbers: 0.1, 1, 10, 1000."""
     low, high = axis.get_view_interval()
     decades = math.log10(high / max(low, 1e-300))
     subs = (1.0,) if decades > 2.3 else (1.0, 2.0, 5.0) if decades > 0.8 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
@@ -149,12 +153,12 @@ def plain_numbers(axis: mpl.axis.Axis) -> None:
 
 
 def size_ticks(axes: Axes, cells: Iterable[ShownCell], width_inches: float) -> None:
-    """Logarithmic pixels along x, labelled by the resolutions that were asked for, as far as they have room."""
+    """Logarithmic pixels along x, labelled with the cells' resolutions as far as they have room."""
     axes.set_xscale("log")
     sizes = dict(sorted((cell.pixels, cell.size_px) for cell in cells))
     low, high = min(sizes), max(sizes)
     axes.set_xlim(low / 1.5, high * 1.5)
-    # A label is as wide as so large a part of the axis, for each of its characters.
+    # The width of a character, as a part of the axis.
     room = (math.log(high * 1.5) - math.log(low / 1.5)) / (width_inches * 10)
     shown: dict[int, str] = {}
     for pixels, label in sizes.items():
@@ -170,23 +174,23 @@ def size_ticks(axes: Axes, cells: Iterable[ShownCell], width_inches: float) -> N
 
 
 def lightness(colour: Sequence[float]) -> float:
-    """Perceived, from 0 to 1 (weights of ITU-R BT.601), of red, green and blue."""
+    """Perceived lightness of a colour, 0 to 1 (weights of ITU-R BT.601)."""
     return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
 
 
-def save(drawn: Figure, title: str, stem: Path) -> None:
-    """Write `stem.svg` and `stem.png`, light, with a background and a title: a file goes about without its page."""
+def save(fig: Figure, title: str, stem: Path) -> None:
+    """Write `stem.svg` and `stem.png`, with background and title, for use without the page."""
     with style():
-        drawn.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
-        drawn.savefig(stem.with_suffix(".svg"), facecolor=PAPER, metadata={"Date": None, "Creator": "goghmark"})
-        drawn.savefig(stem.with_suffix(".png"), facecolor=PAPER, dpi=_PNG_DOTS_PER_INCH)
+        fig.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+        fig.savefig(stem.with_suffix(".svg"), facecolor=PAPER, metadata={"Date": None, "Creator": "goghmark"})
+        fig.savefig(stem.with_suffix(".png"), facecolor=PAPER, dpi=_PNG_DOTS_PER_INCH)
 
 
-def for_page(drawn: Figure, name: str, title: str) -> str:
-    """The drawing as an element of the page: in its colours and fonts, with ids that no other drawing has."""
+def for_page(fig: Figure, name: str, title: str) -> str:
+    """The drawing as an SVG element of the page: with the page's colours and fonts, and with unique ids."""
     text = io.StringIO()
     with style():
-        drawn.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        fig.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
@@ -195,7 +199,7 @@ def for_page(drawn: Figure, name: str, title: str) -> str:
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)
     shown = r'id="shown\|([^|"]*)\|([^|"]*)\|([^|"]*)"'
     svg = re.sub(shown, r'data-place="\1" data-model="\2" data-status="\3"', svg)
-    svg = re.sub(r' id="[a-z0-9.]+_\d+"', "", svg)  # of groups, which nothing refers to
+    svg = re.sub(r' id="[a-z0-9.]+_\d+"', "", svg)  # ids of groups, without references
     svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = svg.replace("font-family: 'DejaVu Sans'", "font-family: inherit").replace("'DejaVu Sans'", "var(--sans)")
     svg = re.sub(r"\s*\n\s*", " ", svg)

@@ -1,6 +1,6 @@
-"""The roofline of each device (Williams, Waterman & Patterson 2009), with the cells under it.
+"""The roofline of each device (Williams, Waterman & Patterson 2009), with its cells.
 
-What each device can do at most: rates by how much there is to do, all devices in one plot.
+Also the limits of the devices: rates by working size, all devices in one plot.
 """
 
 import textwrap
@@ -34,7 +34,7 @@ from models.microbenchmarks import QUANTITIES
 
 @dataclass(frozen=True)
 class Roof:
-    """What a device can do in one precision: FLOP/s, and bytes/s where that is known."""
+    """Peak arithmetic of a device in one precision, and its bandwidth; None if unknown."""
 
     precision: str
     flops_per_second: float
@@ -42,18 +42,18 @@ class Roof:
 
 
 def roofline(report_data: ReportData) -> Section | None:
-    """The section; None if the share of the ceiling is known of no cell."""
+    """The section; None if no cell has a share of its ceiling."""
     placed = [cell for cell in report_data.cells if cell.ran and cell.number("ceiling_share")]
     if not placed:
         return None
     places = list(dict.fromkeys(cell.place for cell in placed))
     charts = [
         Chart(
-            "roofline" if len(places) == 1 else f"roofline-{number_ + 1}",
+            "roofline" if len(places) == 1 else f"roofline-{index + 1}",
             f"Roofline of {place}",
             partial(_draw, [cell for cell in placed if cell.place == place], looks(report_data)),
         )
-        for number_, place in enumerate(places)
+        for index, place in enumerate(places)
     ]
     best = max(placed, key=lambda cell: cell.number("ceiling_share") or 0)
     notes = [
@@ -67,7 +67,7 @@ def roofline(report_data: ReportData) -> Section | None:
     return Section(
         "roofline",
         "Roofline",
-        f"{best.name} ({_question(best)}) comes nearest to its ceiling on {best.place}:"
+        f"{best.name} ({_axes_of(best)}) comes nearest to its ceiling on {best.place}:"
         f" {(best.number('ceiling_share') or 0) * 100:.0f} %.",
         charts=charts,
         tables=[_table(placed)],
@@ -76,7 +76,7 @@ def roofline(report_data: ReportData) -> Section | None:
 
 
 def roofs_of(cells: Sequence[ShownCell]) -> list[Roof]:
-    """The roof of each precision, from the ceilings of cells: flat where arithmetic binds, sloped where memory does."""
+    """The roof of each precision, from the ceilings of cells: flat if bound by arithmetic, sloped if by memory."""
     slope = None
     flat: dict[str, float] = {}
     for cell in cells:
@@ -84,8 +84,7 @@ def roofs_of(cells: Sequence[ShownCell]) -> list[Roof]:
         if cell.word("ceiling_bound_by") == "memory":
             slope = max(slope or 0.0, ceiling / intensity)
         else:
-            precision = str(cell.axes["precision"])
-            flat[precision] = max(flat.get(precision, 0.0), ceiling)
+            flat[cell.precision] = max(flat.get(cell.precision, 0.0), ceiling)
     return [Roof(precision, peak, slope) for precision, peak in flat.items()]
 
 
@@ -103,16 +102,16 @@ def _reached(cell: ShownCell) -> float:
 
 
 def _draw(cells: Sequence[ShownCell], known: Mapping[tuple[str, str], Look], width_inches: float) -> Figure:
-    drawn = canvas(width_inches, 4.4)
-    axes = drawn.subplots()
+    fig = canvas(width_inches, 4.4)
+    axes = fig.subplots()
     axes.set_xscale("log")
     axes.set_yscale("log")
     intensities = [_intensity(cell) for cell in cells]
     along = np.geomspace(min(intensities) / 2, max(intensities) * 2, 200)
-    for place, roof in enumerate(roofs_of(cells)):
+    for index, roof in enumerate(roofs_of(cells)):
         sloped = along * (roof.bytes_per_second or np.inf)
         height = np.minimum(sloped, roof.flops_per_second) / 1e9
-        axes.plot(along, height, color=INK, linestyle=DASHES[place % len(DASHES)], linewidth=1.2)
+        axes.plot(along, height, color=INK, linestyle=DASHES[index % len(DASHES)], linewidth=1.2)
         axes.annotate(
             f"{roof.precision}: {figure(roof.flops_per_second / 1e9)} GFLOP/s",
             (along[-1], height[-1]),
@@ -130,7 +129,7 @@ def _draw(cells: Sequence[ShownCell], known: Mapping[tuple[str, str], Look], wid
             linestyle="none",
             marker=look.marker,
             color=look.colour,
-            markerfacecolor="none" if cell.word("mode") == "training" else look.colour,
+            markerfacecolor="none" if cell.mode == "training" else look.colour,
             label=None if cell.model in named else cell.model,
         )
         named.add(cell.model)
@@ -141,11 +140,11 @@ def _draw(cells: Sequence[ShownCell], known: Mapping[tuple[str, str], Look], wid
     axes.set_xlabel("FLOP per byte, logarithmic")
     axes.set_ylabel("GFLOP per second, logarithmic", rotation_mode="anchor")
     legend_below(axes, width_inches)
-    return drawn
+    return fig
 
 
-def _question(cell: ShownCell) -> str:
-    words = [f"{cell.size_px} px", cell.word("mode"), f"batch {cell.axes['batch']}" if cell.word("mode") else ""]
+def _axes_of(cell: ShownCell) -> str:
+    words = [f"{cell.size_px} px", cell.mode, f"batch {cell.batch}" if cell.mode else ""]
     return ", ".join(word for word in words if word)
 
 
@@ -161,9 +160,9 @@ def _table(cells: Sequence[ShownCell]) -> Table:
             word(cell.benchmark.removeprefix("test_")),
             word(cell.name),
             size(cell),
-            word(cell.axes["batch"]),
-            word(cell.word("mode")),
-            word(cell.axes["precision"]),
+            word(cell.batch),
+            word(cell.mode),
+            word(cell.precision),
             number(_intensity(cell)),
             number(_reached(cell), 1e9),
             number(_ceiling(cell), 1e9),
@@ -188,7 +187,7 @@ def limits(report_data: ReportData) -> Section | None:
             by_quantity.setdefault(cell.model, []).append(cell)
     if not by_quantity:
         return None
-    drawn = {name: own for name, own in by_quantity.items() if len({cell.word("size") for cell in own}) > 1}
+    drawn = {name: own for name, own in by_quantity.items() if len({cell.size for cell in own}) > 1}
     return Section(
         "limits",
         "Limits of the devices",
@@ -199,30 +198,30 @@ def limits(report_data: ReportData) -> Section | None:
 
 
 def _finding(by_quantity: Mapping[str, Sequence[ShownCell]]) -> str:
-    """The best copy and the best product of each device."""
-    said = []
+    """The best copy and the best product or convolution of each device."""
+    maxima = []
     for names, what in ((("copy",), "copies"), (("matmul", "convolution"), "computes")):
         best: dict[str, ShownCell] = {}
         for cell in (cell for name in names for cell in by_quantity.get(name, ())):
             if cell.place not in best or _rate(cell) > _rate(best[cell.place]):
                 best[cell.place] = cell
-        said += [f"{place} {what} at {figure(_rate(cell))} {_unit(cell)}" for place, cell in best.items()]
-    return "; ".join(said) + "." if said else "How much must be in flight before a device is busy."
+        maxima += [f"{place} {what} at {figure(_rate(cell))} {_unit(cell)}" for place, cell in best.items()]
+    return "; ".join(maxima) + "." if maxima else "How much must be in flight before a device is busy."
 
 
 def _rate(cell: ShownCell) -> float:
-    return (cell.rate or 0.0) / shown_unit(QUANTITIES[cell.model].rate_unit)[0]
+    return (cell.rate or 0.0) / shown_unit(cell.rate_unit)[0]
 
 
 def _unit(cell: ShownCell) -> str:
-    return shown_unit(QUANTITIES[cell.model].rate_unit)[1]
+    return shown_unit(cell.rate_unit)[1]
 
 
 def _draw_limits(by_quantity: Mapping[str, Sequence[ShownCell]], width_inches: float) -> Figure:
     columns = 1 if is_narrow(width_inches) else 2
     rows = -(-len(by_quantity) // columns)
-    drawn = canvas(width_inches, 0.5 + _PANEL_INCHES * rows)
-    panels = drawn.subplots(rows, columns, squeeze=False).ravel()
+    fig = canvas(width_inches, 0.5 + _PANEL_INCHES * rows)
+    panels = fig.subplots(rows, columns, squeeze=False).ravel()
     names = list(dict.fromkeys(_line_name(cell) for cells in by_quantity.values() for cell in cells))
     for axes, (name, cells) in zip(panels, by_quantity.items(), strict=False):
         _fill(axes, name, cells, names)
@@ -231,25 +230,24 @@ def _draw_limits(by_quantity: Mapping[str, Sequence[ShownCell]], width_inches: f
     handles = {
         label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    drawn.legend(handles.values(), handles.keys(), loc="outside lower left", ncols=columns)
-    return drawn
+    fig.legend(handles.values(), handles.keys(), loc="outside lower left", ncols=columns)
+    return fig
 
 
 def _line_name(cell: ShownCell) -> str:
-    precision = cell.axes["precision"]
-    return cell.place + ("" if precision == "float32" else f", {precision}")
+    return cell.place + ("" if cell.precision == "float32" else f", {cell.precision}")
 
 
 def _fill(axes: Axes, name: str, cells: Sequence[ShownCell], names: Sequence[str]) -> None:
-    """One quantity: a line for each device and precision."""
+    """Draw one quantity: a line for each device and precision."""
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     for line in names:
-        own = sorted((cell for cell in cells if _line_name(cell) == line), key=lambda cell: amount(cell.word("size")))
+        own = sorted((cell for cell in cells if _line_name(cell) == line), key=lambda cell: amount(cell.size))
         if own:
             shown = look(names.index(line))
             (curve,) = axes.plot(
-                [amount(cell.word("size")) for cell in own],
+                [amount(cell.size) for cell in own],
                 [_rate(cell) for cell in own],
                 color=shown.colour,
                 marker=shown.marker,
@@ -278,8 +276,8 @@ def _limits_table(cells: Sequence[ShownCell]) -> Table:
                 cell,
                 word(cell.place),
                 word(QUANTITIES[cell.model].title),
-                Datum(cell.word("size"), amount(cell.word("size"))),
-                word(cell.axes["precision"]),
+                Datum(cell.size, amount(cell.size)),
+                word(cell.precision),
                 number(None if rate is None else _rate(cell)),
                 word(_unit(cell)),
                 word(cell.status),

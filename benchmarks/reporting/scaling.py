@@ -1,4 +1,4 @@
-"""Several ranks: speed-up against ideal, efficiency, and what communication takes."""
+"""Several ranks: speed-up against the ideal, efficiency, and the share of communication."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -21,16 +21,16 @@ def scaling(report_data: ReportData) -> Section | None:
         return None
     curves = _curves(cells)
     best = max((cell for cell in cells if cell.ran), key=lambda cell: cell.number("speedup") or 0, default=None)
-    found = "No group of ranks has figures."
+    finding = "No group of ranks has figures."
     if best is not None and best.number("speedup"):
-        found = (
-            f"{_ranks(best)} ranks run {_question(best)} {figure(best.number('speedup') or 0)} times as fast as one"
+        finding = (
+            f"{best.ranks} ranks run {_name(best)} {figure(best.number('speedup') or 0)} times as fast as one"
             f" on {best.place}."
         )
     return Section(
         "scaling",
         "Several ranks",
-        found,
+        finding,
         charts=[Chart("scaling", "Speed-up over one rank", partial(_draw, curves))] if curves else [],
         tables=[_table(cells)],
         notes=["The time of a group is its slowest rank's. Efficiency is against one rank of the same run."],
@@ -38,32 +38,28 @@ def scaling(report_data: ReportData) -> Section | None:
 
 
 def _curves(cells: Sequence[ShownCell]) -> Mapping[str, Curve]:
-    """Cells with a speed-up that differ by their ranks only, by what they ran."""
-    found: dict[str, list[ShownCell]] = {}
+    """Cells with a speed-up that differ by their ranks only, by the name of the curve."""
+    curves: dict[str, list[ShownCell]] = {}
     for cell in cells:
         if cell.ran and cell.number("speedup"):
-            found.setdefault(f"{_question(cell)} on {cell.place}", []).append(cell)
-    return {name: sorted(curve, key=_ranks) for name, curve in found.items()}
+            curves.setdefault(f"{_name(cell)} on {cell.place}", []).append(cell)
+    return {name: sorted(curve, key=lambda cell: cell.ranks) for name, curve in curves.items()}
 
 
-def _ranks(cell: ShownCell) -> int:
-    return int(cell.number("ranks") or 1)
-
-
-def _question(cell: ShownCell) -> str:
-    words = [cell.name, cell.word("mode"), f"{cell.size_px} px" if cell.pixels else "", f"({cell.word('scaling')})"]
+def _name(cell: ShownCell) -> str:
+    words = [cell.name, cell.mode, f"{cell.size_px} px" if cell.pixels else "", f"({cell.scaling})"]
     return " ".join(word for word in words if word)
 
 
 def _draw(curves: Mapping[str, Curve], width_inches: float) -> Figure:
-    drawn = canvas(width_inches, 3.8)
-    axes = drawn.subplots()
-    ranks = sorted({1} | {_ranks(cell) for curve in curves.values() for cell in curve})
+    fig = canvas(width_inches, 3.8)
+    axes = fig.subplots()
+    ranks = sorted({1} | {cell.ranks for curve in curves.values() for cell in curve})
     axes.plot(ranks, ranks, color=MUTED, linestyle=":", linewidth=1, label="ideal")
-    for place, (name, curve) in enumerate(curves.items()):
-        own = look(place)
+    for index, (name, curve) in enumerate(curves.items()):
+        own = look(index)
         (line,) = axes.plot(
-            [_ranks(cell) for cell in curve],
+            [cell.ranks for cell in curve],
             [cell.number("speedup") or 0 for cell in curve],
             color=own.colour,
             marker=own.marker,
@@ -81,7 +77,7 @@ def _draw(curves: Mapping[str, Curve], width_inches: float) -> Figure:
     axes.set_xlabel("ranks, logarithmic")
     axes.set_ylabel("times as fast as one rank, logarithmic", rotation_mode="anchor")
     legend_below(axes, width_inches)
-    return drawn
+    return fig
 
 
 def _table(cells: Sequence[ShownCell]) -> Table:
@@ -94,13 +90,13 @@ def _table(cells: Sequence[ShownCell]) -> Table:
             cell,
             word(cell.place),
             word(cell.name),
-            word(cell.word("mode")),
+            word(cell.mode),
             word(cell.scaling),
             word(cell.size_px),
-            word(cell.axes["batch"]),
-            number(_ranks(cell)),
+            word(cell.batch),
+            number(cell.ranks),
             number(cell.median_seconds, 1e-3),
-            number(cell.images_per_second if cell.ran else None),
+            number(cell.images_per_second),
             number(cell.number("speedup")),
             percent(cell.number("efficiency")),
             percent(cell.number("communication_share")),
@@ -114,4 +110,4 @@ def _table(cells: Sequence[ShownCell]) -> Table:
 
 def _peak(cell: ShownCell) -> float | None:
     peaks = [peak for peak in cell.facts.get("rank_peak_memory_bytes") or () if isinstance(peak, int | float)]
-    return max(peaks, default=cell.peak_bytes)
+    return max(peaks, default=cell.measured_peak_bytes)

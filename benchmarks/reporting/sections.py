@@ -1,4 +1,4 @@
-"""What a section is made of: a finding, charts, and tables whose entries know what they are sorted by."""
+"""The parts of a section: a finding, charts, and tables with sortable entries."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ NOTHING = "–"
 
 @dataclass(frozen=True)
 class Datum:
-    """An entry of a table: its text, and what it is sorted by where that is a number."""
+    """An entry of a table: its text, and for a number its value, by which the page sorts."""
 
     text: str
     value: float | None = None
@@ -24,7 +24,7 @@ class Datum:
 
 
 def word(text: object) -> Datum:
-    """A text, or nothing."""
+    """A text; a dash if it is empty."""
     return Datum(str(text) if text not in (None, "") else NOTHING)
 
 
@@ -34,7 +34,7 @@ def number(value: float | None, per: float = 1.0) -> Datum:
 
 
 def memory(amount_bytes: float | None) -> Datum:
-    """Bytes in a unit for people."""
+    """Bytes in a readable unit."""
     return Datum(NOTHING) if amount_bytes is None else Datum(readable_size(amount_bytes), amount_bytes)
 
 
@@ -50,7 +50,7 @@ def size(cell: ShownCell) -> Datum:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table, and what the page's filter knows of it."""
+    """A line of a table, with the values for the page's filter."""
 
     data: Sequence[Datum]
     place: str = ""
@@ -66,10 +66,11 @@ def row(cell: ShownCell, *data: Datum) -> Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Names of columns, with units, and rows with as many data.
+    """A table.
 
     Attributes:
-        is_open: whether it is seen before anyone asks for it.
+        header: names of the columns, with units.
+        is_open: whether it is unfolded at first.
     """
 
     title: str
@@ -80,11 +81,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A plot, drawn for a width: a phone gets a drawing of its own, not a smaller one.
+    """A plot. It is drawn for wide pages and again for narrow ones.
 
     Attributes:
         name: stem of its files.
-        draw: from the width in inches; called with the report's style set.
+        draw: makes the figure for a width in inches; called within `plotting.style`.
     """
 
     name: str
@@ -94,10 +95,10 @@ class Chart:
 
 @dataclass(frozen=True)
 class Picture:
-    """A generated picture, in the gallery.
+    """A generated picture in the gallery.
 
     Attributes:
-        data_uri: of a copy that is small enough for the page.
+        data_uri: a small copy for the page.
     """
 
     data_uri: str
@@ -107,13 +108,13 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report. One without data is not made at all.
+    """A part of the report; there are none without data.
 
     Attributes:
-        name: its anchor.
-        finding: one sentence on what is seen.
-        notes: what a reader must know to read it rightly.
-        facts: names and values, for a section that is a list of facts, by heading.
+        name: its anchor in the page.
+        finding: one sentence with the main result.
+        notes: conditions that a reader must know.
+        facts: by heading, names and values for a section that is a list of facts.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What each strategy costs: time against memory, for the same cell."""
+"""The cost of each strategy: time against memory, for the same cell."""
 
 import math
 from collections.abc import Sequence
@@ -10,26 +10,31 @@ from matplotlib.figure import Figure
 from benchmarks.reporting.data import ReportData, ShownCell
 from benchmarks.reporting.plotting import COLOURS, MARKERS, canvas, legend_below, plain_numbers, tag
 from benchmarks.reporting.sections import Chart, Datum, Row, Section, Table, memory, number, row, size, word
+from fixtures.records.relative import by_strategy, plain_of, relative_memory, relative_time
 
 _HEIGHT_INCHES = 4.4
-# Two points are a line of the table.
+# Fewer points are shown in the table only.
 _LEAST_POINTS = 3
 _MOST_CHARTS = 4
 
-Group = tuple[ShownCell, ...]
+Group = Sequence[ShownCell]
 
 
 def strategies(report_data: ReportData) -> Section | None:
     """The section; None if nothing ran with two strategies."""
-    groups = [group for group in _groups(report_data.iterations) if len([cell for cell in group if cell.ran]) > 1]
+    groups = [
+        group
+        for group in by_strategy(report_data.iterations, lambda cell: cell.place)
+        if sum(cell.ran for cell in group) > 1
+    ]
     if not groups:
         return None
     groups.sort(key=len, reverse=True)
-    telling = [group for group in groups if len(_points(group)) >= _LEAST_POINTS]
-    drawn = telling[:_MOST_CHARTS] or [group for group in groups if _points(group)][:1]
+    with_points = [group for group in groups if len(_points(group)) >= _LEAST_POINTS]
+    drawn = with_points[:_MOST_CHARTS] or [group for group in groups if _points(group)][:1]
     charts = [
-        Chart(f"strategies-{place + 1}" if len(drawn) > 1 else "strategies", _title(group), partial(_draw, group))
-        for place, group in enumerate(drawn)
+        Chart(f"strategies-{index + 1}" if len(drawn) > 1 else "strategies", _title(group), partial(_draw, group))
+        for index, group in enumerate(drawn)
     ]
     notes = ["All strategies compute the same loss and gradient; how far from float64 is in the table."]
     if drawn:
@@ -45,45 +50,30 @@ def strategies(report_data: ReportData) -> Section | None:
 
 
 def _points(group: Group) -> list[ShownCell]:
-    return [cell for cell in group if cell.peak_bytes and cell.median_seconds]
-
-
-def _groups(cells: Sequence[ShownCell]) -> list[Group]:
-    """Cells that differ by strategy and precision only; those of which there are two strategies."""
-    same: dict[tuple[object, ...], list[ShownCell]] = {}
-    for cell in cells:
-        key = (cell.place, *(value for axis, value in cell.axes.items() if axis not in ("strategy", "precision")))
-        same.setdefault(key, []).append(cell)
-    return [tuple(group) for group in same.values() if len({cell.axes["strategy"] for cell in group}) > 1]
+    return [cell for cell in group if cell.measured_peak_bytes and cell.median_seconds]
 
 
 def _title(group: Group) -> str:
     return f"Time against memory: {group[0].model} at {group[0].size_px} px on {group[0].place}"
 
 
-def base_of(group: Sequence[ShownCell]) -> ShownCell | None:
-    """What the others are compared with: `plain`, in float32 if that ran."""
-    plain = [cell for cell in group if cell.axes["strategy"] == "plain" and cell.ran]
-    return min(plain, key=lambda cell: cell.axes["precision"] != "float32", default=None)
-
-
 def _draw(group: Group, width_inches: float) -> Figure:
     ran = _points(group)
-    drawn = canvas(width_inches, _HEIGHT_INCHES)
-    axes = drawn.subplots()
+    fig = canvas(width_inches, _HEIGHT_INCHES)
+    axes = fig.subplots()
     axes.set_xscale("log")
     axes.set_yscale("log")
-    precisions = list(dict.fromkeys(cell.axes["precision"] for cell in ran))
-    for place, precision in enumerate(precisions):
-        own = [cell for cell in ran if cell.axes["precision"] == precision]
-        for number_, cell in enumerate(own):
+    precisions = list(dict.fromkeys(cell.precision for cell in ran))
+    for index, precision in enumerate(precisions):
+        own = [cell for cell in ran if cell.precision == precision]
+        for point_index, cell in enumerate(own):
             (point,) = axes.plot(
-                [(cell.peak_bytes or 0) / 2**20],
+                [(cell.measured_peak_bytes or 0) / 2**20],
                 [cell.median_seconds or 0],
                 linestyle="none",
-                marker=MARKERS[place],
-                color=COLOURS[place],
-                label=str(precision) if number_ == 0 else None,
+                marker=MARKERS[index],
+                color=COLOURS[index],
+                label=precision if point_index == 0 else None,
             )
             tag(point, cell)
     axes.margins(0.12)
@@ -95,24 +85,24 @@ def _draw(group: Group, width_inches: float) -> Figure:
     axes.set_ylabel("seconds per iteration, logarithmic", rotation_mode="anchor")
     if len(precisions) > 1:
         legend_below(axes, width_inches)
-    return drawn
+    return fig
 
 
 def _name_points(axes: Axes, ran: Sequence[ShownCell], width_inches: float) -> None:
-    """Its strategy beside each point: where neither a point nor another name is, as near as there is room."""
+    """Write its strategy beside each point, as near as possible without covering points and other names."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    # In typographic points, as far as that is known before axes and labels have their places.
+    # In typographic points, approximately: axes and labels are not laid out yet.
     wide, high = 72 * (width_inches - 0.8), 72 * (_HEIGHT_INCHES - 0.9)
     points = [
         (
-            math.log((cell.peak_bytes or 0) / 2**20 / left) / math.log(right / left) * wide,
+            math.log((cell.measured_peak_bytes or 0) / 2**20 / left) / math.log(right / left) * wide,
             math.log((cell.median_seconds or 0) / bottom) / math.log(top / bottom) * high,
         )
         for cell in ran
     ]
     taken = [(x - 4, x + 4, y) for x, y in points]
     for cell, (x, y) in zip(ran, points, strict=True):
-        name = str(cell.axes["strategy"])
+        name = cell.strategy
         length = 4.4 * len(name)
         places = [(side, shift) for shift in (0, 7, -7, 14, -14, 21, -21) for side in ("left", "right")]
 
@@ -132,7 +122,7 @@ def _name_points(axes: Axes, ran: Sequence[ShownCell], width_inches: float) -> N
         taken.append((start(side), start(side) + length, y + shift))
         text = axes.annotate(
             name,
-            ((cell.peak_bytes or 0) / 2**20, cell.median_seconds or 0),
+            ((cell.measured_peak_bytes or 0) / 2**20, cell.median_seconds or 0),
             xytext=(6 if side == "left" else -6, shift),
             textcoords="offset points",
             ha="left" if side == "left" else "right",
@@ -143,22 +133,23 @@ def _name_points(axes: Axes, ran: Sequence[ShownCell], width_inches: float) -> N
 
 
 def _finding(group: Group) -> str:
-    base, ran = base_of(group), [cell for cell in group if cell.median_seconds]
+    base, ran = plain_of(group), [cell for cell in group if cell.median_seconds]
     where = f"{group[0].model} at {group[0].size_px} px on {group[0].place}"
     fastest = min(ran, key=lambda cell: cell.median_seconds or 0)
     if base is None or not base.median_seconds:
         return f"{where}: plain has no figures; {fastest.variant or 'plain'} is the fastest that ran."
-    share = f"takes {(fastest.median_seconds or 0) / base.median_seconds:.2f} of plain's time"
-    said = f"{where}: " + ("nothing is faster than plain" if fastest is base else f"{_called(fastest)} {share}")
-    least = min((cell for cell in ran if cell.peak_bytes), key=lambda cell: cell.peak_bytes or 0, default=None)
-    if least is None or not base.peak_bytes:
-        return said + "."
-    return f"{said}; {_called(least)} takes {(least.peak_bytes or 0) / base.peak_bytes:.2f} of its memory."
+    share = f"takes {relative_time(fastest, base):.2f} of plain's time"
+    text = f"{where}: " + ("nothing is faster than plain" if fastest is base else f"{_called(fastest)} {share}")
+    least = min(
+        (cell for cell in ran if cell.measured_peak_bytes), key=lambda cell: cell.measured_peak_bytes or 0, default=None
+    )
+    if least is None or not base.measured_peak_bytes:
+        return text + "."
+    return f"{text}; {_called(least)} takes {relative_memory(least, base):.2f} of its memory."
 
 
 def _called(cell: ShownCell) -> str:
-    precision = cell.axes["precision"]
-    return f"{cell.axes['strategy']}" + ("" if precision == "float32" else f" in {precision}")
+    return cell.strategy + ("" if cell.precision == "float32" else f" in {cell.precision}")
 
 
 def _table(groups: Sequence[Group]) -> Table:
@@ -166,7 +157,7 @@ def _table(groups: Sequence[Group]) -> Table:
         "device", "model", "resolution [px]", "strategy", "precision", "ms/iteration", "time / plain", "peak memory",
         "memory / plain", "gradient deviation", "compile [s]", "status",
     )  # fmt: skip
-    rows = [_row(cell, base_of(group)) for group in groups for cell in group]
+    rows = [_row(cell, plain_of(group)) for group in groups for cell in group]
     return Table("Time and memory of every strategy, relative to plain", header, rows)
 
 
@@ -177,17 +168,17 @@ def _row(cell: ShownCell, base: ShownCell | None) -> Row:
         word(cell.place),
         word(cell.model),
         size(cell),
-        word(cell.axes["strategy"]),
-        word(cell.axes["precision"]),
+        word(cell.strategy),
+        word(cell.precision),
         number(cell.median_seconds, 1e-3),
-        _ratio(cell.median_seconds, None if base is None else base.median_seconds),
-        memory(cell.peak_bytes),
-        _ratio(cell.peak_bytes, None if base is None else base.peak_bytes),
+        _ratio(relative_time(cell, base)),
+        memory(cell.measured_peak_bytes),
+        _ratio(relative_memory(cell, base)),
         word(None) if deviation is None else Datum(f"{deviation:.1e}", deviation),
         number(cell.number("compile_seconds")),
         word(cell.status),
     )
 
 
-def _ratio(value: float | None, base: float | None) -> Datum:
-    return Datum(f"{value / base:.2f}", value / base) if value and base else word(None)
+def _ratio(value: float | None) -> Datum:
+    return word(None) if value is None else Datum(f"{value:.2f}", value)

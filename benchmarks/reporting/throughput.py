@@ -1,6 +1,6 @@
-"""Iterations per minute against pixels, and the point where each line ends.
+"""Iterations per minute against pixels, up to the size where each line ends.
 
-A map of model and resolution for each device: what fits shows its rate, what does not shows why.
+Also a map of model and resolution for each device: rates, and for sizes that do not fit the reason.
 """
 
 import math
@@ -33,7 +33,7 @@ from benchmarks.reporting.plotting import (
 from benchmarks.reporting.sections import Chart, Datum, Row, Section, Table, number, percent, row, size, word
 from fixtures.formatting import figure
 
-# More lines than this cannot be told apart.
+# More lines than this cannot be distinguished.
 MOST_LINES = 8
 
 Line = tuple[ShownCell, ...]
@@ -67,7 +67,10 @@ def throughput(report_data: ReportData) -> Section | None:
 
 
 def lines_of(cells: Sequence[ShownCell]) -> list[Line]:
-    """Cells of one device, model and variant, by size: all plain ones, and variants of several sizes, or beyond."""
+    """Cells of each device, model and variant, by size.
+
+    Variants are included if they have several sizes, or a size larger than the plain line.
+    """
     groups: dict[tuple[str, str], list[ShownCell]] = {}
     for cell in cells:
         groups.setdefault((cell.place, cell.name), []).append(cell)
@@ -86,7 +89,7 @@ def _most_px(line: Sequence[ShownCell]) -> int:
 
 
 def look_of(line: Line, lines: Sequence[Line], known: Mapping[tuple[str, str], Look]) -> Look:
-    """That of the device and model; a variant has another marker, and is dotted."""
+    """The look of a line: that of its device and model; variants have other markers and are dotted."""
     own = known[line[0].place, line[0].model]
     if not line[0].variant:
         return own
@@ -96,8 +99,8 @@ def look_of(line: Line, lines: Sequence[Line], known: Mapping[tuple[str, str], L
 
 
 def _draw(lines: Sequence[Line], known: Mapping[tuple[str, str], Look], width_inches: float) -> Figure:
-    drawn = canvas(width_inches, 4.4)
-    axes = drawn.subplots()
+    fig = canvas(width_inches, 4.4)
+    axes = fig.subplots()
     axes.set_yscale("log")
     size_ticks(axes, [cell for line in lines for cell in line], width_inches)
     for line in lines:
@@ -111,7 +114,7 @@ def _draw(lines: Sequence[Line], known: Mapping[tuple[str, str], Look], width_in
     plain_numbers(axes.yaxis)
     axes.set_ylabel("iterations per minute, logarithmic", rotation_mode="anchor")
     legend_below(axes, width_inches)
-    return drawn
+    return fig
 
 
 def _mark_end(axes: Axes, line: Line, look: Look) -> None:
@@ -169,7 +172,7 @@ def _table(cells: Sequence[ShownCell]) -> Table:
                 size(cell),
                 number(cell.iterations_per_minute),
                 number(cell.median_seconds, 1e-3),
-                percent(cell.spread if cell.ran else None),
+                percent(cell.spread),
                 number(cell.rounds or None),
                 number(cell.threads),
                 word(cell.status),
@@ -180,7 +183,7 @@ def _table(cells: Sequence[ShownCell]) -> Table:
 
 
 _ROW_INCHES = 0.46
-# Dark to light for every colour vision, and as a grey (Nunez et al. 2018).
+# From dark to light for every colour vision, and in grey (Nunez et al. 2018).
 _COLOURS = "cividis"
 _DARK = 0.5
 _SHORT = {"out_of_memory": "out of\nmemory"}
@@ -218,25 +221,25 @@ def _sizes(cells: Sequence[ShownCell]) -> dict[int, str]:
 def _draw_heat_map(cells: Sequence[ShownCell], width_inches: float) -> Figure:
     names = list(dict.fromkeys(cell.name for cell in cells))
     sizes = list(_sizes(cells))
-    drawn = canvas(width_inches, 0.7 + _ROW_INCHES * len(names))
-    axes = drawn.subplots()
+    fig = canvas(width_inches, 0.7 + _ROW_INCHES * len(names))
+    axes = fig.subplots()
     rates = [math.log(cell.iterations_per_minute) for cell in cells if cell.iterations_per_minute]
     low, high = (min(rates), max(rates)) if rates else (0.0, 1.0)
     for cell in cells:
-        where = sizes.index(cell.pixels), names.index(cell.name)
+        position = sizes.index(cell.pixels), names.index(cell.name)
         if cell.iterations_per_minute:
             colour = mpl.colormaps[_COLOURS]((math.log(cell.iterations_per_minute) - low) / (high - low or 1.0))
-            _box(axes, cell, where, figure(cell.iterations_per_minute), colour, width_inches)
+            _box(axes, cell, position, figure(cell.iterations_per_minute), colour, width_inches)
         else:
-            _box(axes, cell, where, _SHORT.get(cell.status, cell.status), None, width_inches)
+            _box(axes, cell, position, _SHORT.get(cell.status, cell.status), None, width_inches)
     axes.set_xlim(0, len(sizes))
     axes.set_ylim(len(names), 0)
-    axes.set_xticks([place + 0.5 for place in range(len(sizes))], _labels(cells, width_inches))
-    axes.set_yticks([place + 0.5 for place in range(len(names))], names)
+    axes.set_xticks([column + 0.5 for column in range(len(sizes))], _labels(cells, width_inches))
+    axes.set_yticks([row + 0.5 for row in range(len(names))], names)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("resolution [px]; in the cells iterations per minute")
-    return drawn
+    return fig
 
 
 def _labels(cells: Sequence[ShownCell], width_inches: float) -> list[str]:
@@ -247,13 +250,13 @@ def _labels(cells: Sequence[ShownCell], width_inches: float) -> list[str]:
 def _box(
     axes: Axes,
     cell: ShownCell,
-    where: tuple[int, int],
+    position: tuple[int, int],
     text: str,
     colour: tuple[float, float, float, float] | None,
     width_inches: float,
 ) -> None:
-    """One cell of the map; without a colour it has no figures."""
-    x, y = where
+    """Draw one cell of the map; without a colour it is hatched."""
+    x, y = position
     box = Rectangle((x, y), 1, 1, facecolor=colour or "none", edgecolor=PAPER if colour else GRID, linewidth=1.5)
     if colour is None:
         box.set_hatch("////")

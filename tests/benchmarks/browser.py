@@ -26,8 +26,8 @@ class Browser:
         arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
         options = {"args": arguments, "binary": CHROMIUM}
         logs = {"browser": "ALL", "performance": "ALL"}
-        wanted = {"alwaysMatch": {"goog:chromeOptions": options, "goog:loggingPrefs": logs}}
-        self._base += "/session/" + self._call("POST", "/session", capabilities=wanted)["sessionId"]
+        capabilities = {"alwaysMatch": {"goog:chromeOptions": options, "goog:loggingPrefs": logs}}
+        self._base += "/session/" + self._call("POST", "/session", capabilities=capabilities)["sessionId"]
 
     def quit(self) -> None:
         self._call("DELETE", "")
@@ -41,7 +41,7 @@ class Browser:
     def run(self, script: str) -> Any:
         return self._call("POST", "/execute/sync", script=script, args=[])
 
-    def complaints(self) -> list[str]:
+    def log_messages(self) -> list[str]:
         return [entry["message"] for entry in self._call("POST", "/se/log", type="browser")]
 
     def requests(self) -> list[str]:
@@ -59,8 +59,8 @@ class Browser:
         request = urllib.request.Request(
             self._base + path, content, {"Content-Type": "application/json"}, method=method
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)["value"]
+        with urllib.request.urlopen(request, timeout=60) as response:
+            return json.load(response)["value"]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What the commands share."""
+"""Behaviour that all commands share."""
 
 import subprocess
 import sys

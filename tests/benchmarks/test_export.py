@@ -1,4 +1,4 @@
-"""Record files in the words of other programs, read by those programs' own parsers where they are to be had."""
+"""Record files in the formats of other programs, read by those programs' own parsers where they are available."""
 
 import json
 import re
@@ -75,19 +75,19 @@ def samples(exported):
     families = list(text_string_to_metric_families(exported("prometheus")))
     assert {family.type for family in families} == {"gauge"}
     assert all(family.documentation for family in families)
-    found = [sample for family in families for sample in family.samples]
-    assert len({(sample.name, *sorted(sample.labels.items())) for sample in found}) == len(found)
+    every = [sample for family in families for sample in family.samples]
+    assert len({(sample.name, *sorted(sample.labels.items())) for sample in every}) == len(every)
 
     def samples(name, **labels):
         fitting = [
-            sample for sample in found if sample.name == f"goghmark_{name}" and labels.items() <= sample.labels.items()
+            sample for sample in every if sample.name == f"goghmark_{name}" and labels.items() <= sample.labels.items()
         ]
         return [(sample.labels, sample.value) for sample in fitting]
 
     return samples
 
 
-def test_prometheus_reads_figures_in_base_units_with_what_names_their_cell(samples):
+def test_prometheus_reads_figures_in_base_units_labelled_with_their_cell_s_identity(samples):
     ((labels, value),) = samples("iteration_seconds", model="nin")
     assert value == 0.5
     assert labels.items() >= {
@@ -100,7 +100,7 @@ def test_prometheus_reads_figures_in_base_units_with_what_names_their_cell(sampl
     assert samples("run_start_timestamp_seconds") == [({}, 1795309200.0)]
 
 
-def test_prometheus_gets_a_failed_cell_as_its_status_and_nothing_else(samples):
+def test_prometheus_gets_only_the_status_of_a_failed_cell(samples):
     of_cell = samples("cell_status", resolution="8192")
     assert len(of_cell) == 8
     assert [labels["status"] for labels, value in of_cell if value == 1] == ["out_of_memory"]
@@ -109,11 +109,11 @@ def test_prometheus_gets_a_failed_cell_as_its_status_and_nothing_else(samples):
     assert not samples("peak_memory_bytes", resolution="8192")
 
 
-def test_what_would_end_a_label_reaches_prometheus_whole(samples):
+def test_special_characters_in_labels_are_escaped_for_prometheus(samples):
     assert samples("machine_info") == [({"torch": "2.15.0", "driver": MACHINE["driver"]}, 1.0)]
 
 
-def test_github_action_benchmark_gets_the_rate_that_suits_each_cell_and_the_largest_images(exported):
+def test_github_action_benchmark_gets_the_usual_rate_of_each_cell_and_the_largest_images(exported):
     entries = json.loads(exported("github-action-benchmark-bigger"))
     assert {entry["name"]: (entry["value"], entry["unit"]) for entry in entries} == {
         "test_style_iteration[cpu-nin-64px]": (120.0, "iterations/min"),
@@ -128,7 +128,7 @@ def test_github_action_benchmark_gets_the_rate_that_suits_each_cell_and_the_larg
     assert "status: out_of_memory: no memory is left" in entries[1]["extra"]
 
 
-def test_github_action_benchmark_gets_the_memory_of_what_ran(exported):
+def test_github_action_benchmark_gets_the_memory_of_cells_that_ran(exported):
     entries = json.loads(exported("github-action-benchmark-smaller"))
     assert [entry["name"] for entry in entries] == [
         "test_style_iteration[cpu-nin-64px] peak memory",
@@ -139,7 +139,7 @@ def test_github_action_benchmark_gets_the_memory_of_what_ran(exported):
     assert {(entry["value"], entry["unit"]) for entry in entries} == {(3.0, "MiB")}
 
 
-def test_cells_of_many_machines_are_told_apart(tmp_path, capsys):
+def test_cells_of_many_machines_are_distinguished(tmp_path, capsys):
     records = [
         RecordFile(tmp_path, MACHINE, {("test", "cpu", "nin"): CellRecord(cell())}, {}, label)
         for label in ("left", "right")
@@ -153,6 +153,15 @@ def test_cells_of_many_machines_are_told_apart(tmp_path, capsys):
     assert export.main([str(path), "--format=github-action-benchmark-bigger"]) == 0
     names = [entry["name"] for entry in json.loads(capsys.readouterr().out)]
     assert names == ["left test_style_iteration[cpu-nin-64px]", "right test_style_iteration[cpu-nin-64px]"]
+
+
+def test_without_prometheus_client_one_sentence_says_what_to_install(record, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    assert export.main([str(record), "--format=prometheus"]) == 2
+    err = capsys.readouterr().err
+    assert "needs prometheus-client, which is not installed; pip install -e '.[export]'" in err
+    assert err.count("\n") == 1
+    assert export.main([str(record), "--format=github-action-benchmark-bigger"]) == 0
 
 
 @pytest.mark.parametrize("direction", ["bigger", "smaller"])
@@ -177,7 +186,7 @@ def test_the_output_is_replaced_in_one_step(record, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("cells", "words", "said"),
+    ("cells", "words", "message"),
     [
         ([], ["--format=github-action-benchmark-bigger"], "has no cell with such a figure"),
         ([failed()], ["--format=github-action-benchmark-smaller"], "has no cell with such a figure"),
@@ -185,12 +194,12 @@ def test_the_output_is_replaced_in_one_step(record, tmp_path, capsys):
         ([{"benchmark": 1}], ["--format=prometheus"], "is damaged"),
     ],
 )
-def test_what_cannot_be_exported_is_told_in_one_sentence(tmp_path, capsys, cells, words, said):
+def test_what_cannot_be_exported_is_reported_in_one_sentence(tmp_path, capsys, cells, words, message):
     path = tmp_path / "record.json"
     path.write_text(json.dumps({"schema": 1, "machine": MACHINE, "cells": cells}))
     assert export.main([str(path), *words]) == 2
     err = capsys.readouterr().err
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
 
 

@@ -1,4 +1,4 @@
-"""The gate over record files: what it says, and with which exit code."""
+"""The gate over record files: its report and its exit codes."""
 
 import copy
 import json
@@ -68,7 +68,7 @@ def test_a_cell_that_vanished_is_a_regression(files, capsys):
     assert "missing" in capsys.readouterr().out
 
 
-def test_a_cell_that_no_longer_fits_is_a_regression_and_one_that_fits_now_is_none(files, capsys):
+def test_a_cell_that_no_longer_fits_is_a_regression_and_one_that_now_fits_is_not(files, capsys):
     assert files([cell()], [failed()]) == 1
     assert "now out of memory" in capsys.readouterr().out
     assert files([failed()], [cell()]) == 0
@@ -79,7 +79,7 @@ def test_a_cell_that_crashes_now_is_a_regression(files):
     assert files([cell()], [failed("crash")]) == 1
 
 
-def test_a_cell_that_no_base_has_is_new_and_passes(files, capsys):
+def test_a_cell_without_a_base_is_new_and_passes(files, capsys):
     assert files([cell()], [cell(), cell("vgg16")]) == 0
     assert "1 unchanged, 1 new" in capsys.readouterr().out
 
@@ -99,15 +99,15 @@ def test_growth_of_memory_beyond_the_limit_is_a_regression(files):
 
 
 def search(side, budget=2**30, **further):
-    found = {"largest_side_px": side, "memory_budget_bytes": budget, "median_seconds": side / 1e5}
-    return cell(resolution="largest", **found | further)
+    result = {"largest_side_px": side, "memory_budget_bytes": budget, "median_seconds": side / 1e5}
+    return cell(resolution="largest", **result | further)
 
 
 @pytest.mark.parametrize(
     ("before", "now", "code", "verdict"),
     [(1024, 960, 1, "regressed"), (1024, 1088, 0, "improved"), (2048, 1984, 0, "unchanged")],
 )
-def test_of_a_search_the_size_counts_and_not_the_rate_at_that_size(files, capsys, before, now, code, verdict):
+def test_a_search_is_compared_by_its_size_and_not_by_the_rate_at_that_size(files, capsys, before, now, code, verdict):
     assert files([search(before)], [search(now, peak_memory_bytes=2**29)]) == code
     out = capsys.readouterr().out
     assert f"1 {verdict}" in out
@@ -131,7 +131,7 @@ def test_a_noisy_history_widens_the_threshold_and_says_so(files, capsys):
     assert files(*history, [cell(median=0.0150)]) == 1
 
 
-def test_a_quiet_history_leaves_the_threshold_as_it_was_asked(files, capsys):
+def test_a_quiet_history_does_not_change_the_threshold(files, capsys):
     history = [[cell(median=median)] for median in (0.010001, 0.010002, 0.009999, 0.010000)]
     assert files(*history, [cell(median=0.0106)]) == 1
     assert "widened" not in capsys.readouterr().out
@@ -184,9 +184,9 @@ def test_files_without_a_common_cell_cannot_be_compared(files, capsys):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
-        ('{"schema": 1, "machine": {}, "cel', "cut short or no JSON"),
+        ('{"schema": 1, "machine": {}, "cel', "truncated or not JSON"),
         ('{"schema": 2, "machine": {}, "cells": []}', "has schema 2"),
         ('{"some": "thing"}', "no record file of this suite"),
         ("[1, 2]", "no record file of this suite"),
@@ -194,21 +194,21 @@ def test_files_without_a_common_cell_cannot_be_compared(files, capsys):
         ('{"schema": 1, "machine": {}, "cells": [{"benchmark": "b"}]}', "is damaged: cell 0 has no 'device'"),
     ],
 )
-def test_a_file_that_is_no_record_is_told_in_one_sentence(tmp_path, capsys, text, said):
+def test_a_file_that_is_no_record_is_reported_in_one_sentence(tmp_path, capsys, text, message):
     (tmp_path / "bad.json").write_text(text)
     assert gate.main([str(tmp_path / "bad.json"), str(tmp_path / "bad.json")]) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
 
 
-def test_a_file_that_is_not_there_is_told_in_one_sentence(capsys):
+def test_a_missing_file_is_reported_in_one_sentence(capsys):
     assert gate.main(["nowhere.json", "nowhere.json"]) == 2
     assert "cannot be read (No such file or directory)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", ["--max-drop=5", "--max-drop=x", "--allow=weather", "--max-memory-growth=0%"])
-def test_an_option_that_cannot_be_meant_exits_with_two(files, capsys, option):
+def test_an_invalid_option_exits_with_two(files, capsys, option):
     assert files([cell()], [cell()], options=[option]) == 2
     assert option.partition("=")[0].removeprefix("--allow") in capsys.readouterr().err
 
@@ -240,8 +240,8 @@ def test_markdown_and_annotations_name_the_cell(files, tmp_path, capsys, monkeyp
 def test_a_disturbed_cell_is_marked_with_the_side_that_was(files, capsys):
     hot, shared = {"throttled": ["hw_slowdown"], "shared": False}, {"throttled": [], "shared": True}
     assert files([cell(telemetry=shared)], [cell(median=0.02, telemetry=hot)]) == 1
-    said = capsys.readouterr().out
-    assert "; before shared with others; now throttled (hw_slowdown)" in said
+    output = capsys.readouterr().out
+    assert "; before shared with others; now throttled (hw_slowdown)" in output
     assert files([cell(telemetry=None)], [cell()]) == 0
     assert "throttled" not in capsys.readouterr().out
 

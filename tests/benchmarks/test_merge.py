@@ -1,4 +1,4 @@
-"""Record files of many machines, put into one and read again."""
+"""Record files of several machines, merged into one and read again."""
 
 import json
 import subprocess
@@ -16,8 +16,8 @@ H100 = EPYC | {"driver": "590.1", "devices": [*EPYC["devices"], {"name": "cuda:0
 
 
 def cell(resolution="64", median=0.01, **further):
-    named = {"benchmark": "test_style_iteration", "device": "cpu", "model": "nin", "resolution": resolution}
-    return named | {"status": "ok", "median_seconds": median} | further
+    identity = {"benchmark": "test_style_iteration", "device": "cpu", "model": "nin", "resolution": resolution}
+    return identity | {"status": "ok", "median_seconds": median} | further
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_each_cell_keeps_its_machine(file, capsys):
     assert "590.1" in capsys.readouterr().out
 
 
-def test_what_was_merged_is_read_as_the_records_that_it_came_from(file):
+def test_a_merged_file_is_read_as_the_records_that_it_was_made_from(file):
     names = file("a.json", cell()), file("b.json", cell(median=0.2), machine=H100, commit="beef", options={"epochs": 9})
     merged(*names)
     for alone, out_of_fleet in zip(map(read_record, map(Path, names)), read_records(Path("fleet.json")), strict=True):
@@ -76,14 +76,14 @@ def test_a_machine_with_another_version_or_size_is_another_machine(file, other):
     assert [machine["label"] for machine in content["machines"]] == ["H100", "H100 (2)"]
 
 
-def test_machines_that_are_alike_are_told_apart_by_their_labels(file):
+def test_machines_that_are_alike_are_distinguished_by_their_labels(file):
     a, b = file("a.json", cell()), file("b.json", cell(median=0.02))
     content = merged(f"left={a}", f"right={b}")
     assert [machine["label"] for machine in content["machines"]] == ["left", "right"]
     assert [one["median_seconds"] for one in content["cells"]] == [0.01, 0.02]
 
 
-def test_what_was_merged_can_be_merged_again(file):
+def test_a_merged_file_can_be_merged_again(file):
     content = merged(f"left={file('a.json', cell())}", f"right={file('b.json', cell())}")
     Path("fleet.json").rename("first.json")
     assert merged("first.json", f"left={file('a.json', cell())}") == {
@@ -98,10 +98,10 @@ def test_what_was_merged_can_be_merged_again(file):
 def test_the_same_cell_with_two_values_is_a_conflict_that_names_it(file, capsys):
     a, b = file("a.json", cell(), cell("128")), file("b.json", cell(median=0.02), cell("128"))
     assert merge.main([a, b, "-o", "fleet.json"]) == 2
-    said = capsys.readouterr().err
-    assert "1 cell(s)" in said
-    assert "test_style_iteration[cpu-nin-64px] of EPYC in a.json and b.json" in said
-    assert "--prefer=first" in said
+    error = capsys.readouterr().err
+    assert "1 cell(s)" in error
+    assert "test_style_iteration[cpu-nin-64px] of EPYC in a.json and b.json" in error
+    assert "--prefer=first" in error
     assert not Path("fleet.json").exists()
 
 
@@ -111,12 +111,12 @@ def test_one_of_two_values_can_be_preferred(file, preferred, median):
     assert [one["median_seconds"] for one in content["cells"]] == [median]
 
 
-def test_options_that_change_what_a_figure_means_are_named(file, capsys):
+def test_options_that_change_the_meaning_of_figures_are_named(file, capsys):
     of_a, of_b = ({"weights": weights, "model": [weights]} for weights in ("random", "imagenet"))
     merged(file("a.json", cell(), options=of_a), file("b.json", cell("128"), options=of_b))
-    said = capsys.readouterr().out
-    assert "option weights differs: random in a.json, imagenet in b.json" in said
-    assert "option model" not in said
+    output = capsys.readouterr().out
+    assert "option weights differs: random in a.json, imagenet in b.json" in output
+    assert "option model" not in output
 
 
 def test_a_command_for_one_machine_says_so(file, capsys):

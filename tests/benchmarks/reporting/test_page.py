@@ -1,4 +1,4 @@
-"""The page of the report in a real browser: it works, asks nobody for anything, and fits a phone."""
+"""The page of the report in a real browser: it works, requests nothing, and fits a phone."""
 
 import json
 
@@ -33,9 +33,9 @@ SHOWN = "return [...document.querySelectorAll('#cells tbody tr')].filter((row) =
 CHOOSE = "const box = document.querySelector('[name={}]'); box.value = {!r}; box.dispatchEvent(new Event('input', {{bubbles: true}}))"
 
 
-def test_the_page_complains_of_nothing_and_requests_itself_only(browser, page):
+def test_the_page_logs_no_errors_and_requests_only_itself(browser, page):
     browser.show(page, 1280)
-    assert browser.complaints() == []
+    assert browser.log_messages() == []
     requested = browser.requests()
     assert page.as_uri() in requested
     assert {url.partition(":")[0] for url in requested} <= {"file", "data"}
@@ -71,7 +71,7 @@ def test_the_page_fits_a_phone_with_drawings_of_its_own(browser, page):
     assert browser.run("return document.querySelector('#throughput .wide svg').getBoundingClientRect().width") == 0
 
 
-def test_plots_are_light_in_the_dark(browser, page):
+def test_plots_are_light_in_dark_mode(browser, page):
     ink = "return getComputedStyle(document.querySelector('#throughput .wide text')).fill"
     browser.show(page, 1280, "light")
     light = browser.run(ink)

@@ -1,4 +1,4 @@
-"""The report: what it says of records, what it leaves out, and what it refuses."""
+"""The report: its sections for different records, and what it refuses."""
 
 import json
 import subprocess
@@ -39,13 +39,13 @@ def record(cells, machine=MACHINE, commit="a" * 40, **header):
 
 @pytest.fixture
 def plots(tmp_path):
-    """Where plots are written, if a test asks for it: it takes half of the time."""
+    """The folder of the plots; without this fixture they are not written, which takes half of the time."""
     return tmp_path / "out" / "plots"
 
 
 @pytest.fixture
 def reported(tmp_path, monkeypatch, request):
-    """Writes records and the report of them; the page."""
+    """Writes records and their report, and returns the page."""
     monkeypatch.chdir(tmp_path)
     if "plots" not in request.fixturenames:
         monkeypatch.setattr(plotting, "save", lambda *_: None)
@@ -60,7 +60,7 @@ def reported(tmp_path, monkeypatch, request):
     return reported
 
 
-def test_the_headline_is_the_rate_and_how_much_faster_the_card_is(reported):
+def test_the_headline_is_the_rate_and_the_speed_up_of_the_card(reported):
     page = reported(record([cell("vgg19", "512", 1.0), cell("vgg19", "512", 0.02, device="cuda:0")]))
     assert "vgg19 at 512 px: 3000 iterations per minute on A Card (cuda:0), 50 times as fast as A CPU (cpu)" in page
 
@@ -77,7 +77,7 @@ def test_a_record_without_cells_makes_a_page(reported):
     assert "The record has no cells" in reported(record([]))
 
 
-def test_a_section_is_there_if_its_data_is_and_else_left_out(reported):
+def test_a_section_without_data_is_left_out(reported):
     page = reported(record([cell(resolution="64"), cell(resolution="128")]))
     for name in ("throughput", "fits", "memory", "machine", "cells"):
         assert f'<section id="{name}">' in page
@@ -147,7 +147,7 @@ def test_roofs_are_flat_at_the_product_and_slope_with_the_bandwidth(tmp_path):
     assert {roof.bytes_per_second for roof in roofs} == {1e10}
 
 
-def test_memory_ends_at_the_card_and_at_a_limit_but_not_at_what_was_free_at_the_time(reported):
+def test_the_memory_plot_shows_the_card_s_memory_and_a_limit_but_not_what_was_free(reported):
     budgets = (23 * 2**30, 22 * 2**30, 2**30)
     page = reported(record([cell(str(budget), device="cuda:0", memory_budget_bytes=budget) for budget in budgets]))
     drawn = page.partition('aria-label="Peak memory against pixels"')[2].partition("</svg>")[0]
@@ -170,19 +170,19 @@ def test_two_files_of_a_machine_are_before_and_after_with_verdicts(reported):
     assert 'aria-label="Throughput after, relative to before"' in page
 
 
-def test_a_cell_that_was_asked_for_again_and_vanished_is_missing(reported):
+def test_a_cell_that_was_requested_again_and_vanished_is_missing(reported):
     options = {"options": {"model": ["nin"]}}
     page = reported(record([cell(), cell(resolution="128")], **options), record([cell()], commit="b" * 40, **options))
     assert "1 missing, 1 unchanged" in page
 
 
-def test_searches_are_not_compared_as_they_end_at_other_sizes(reported):
-    found = [cell("nin", "largest", seconds, benchmark="test_largest_image") for seconds in (1.0, 5.0)]
-    page = reported(record([cell(), found[0]]), record([cell(), found[1]], commit="b" * 40))
+def test_searches_are_not_compared_as_they_end_at_different_sizes(reported):
+    before, after = (cell("nin", "largest", seconds, benchmark="test_largest_image") for seconds in (1.0, 5.0))
+    page = reported(record([cell(), before]), record([cell(), after], commit="b" * 40))
     assert "Of 1 cells: 1 unchanged." in page
 
 
-def test_a_question_that_was_not_asked_again_is_not_missing(reported):
+def test_a_benchmark_that_was_not_run_again_is_not_missing(reported):
     first = record([cell(), cell("resnet50", benchmark="test_classification", mode="forward")])
     page = reported(first, record([cell()], commit="b" * 40))
     assert "Of 1 cells: 1 unchanged." in page
@@ -206,7 +206,7 @@ def test_three_files_of_a_machine_are_a_history(reported):
     assert 'aria-label="Throughput over commits on A Card' in page
 
 
-def test_files_of_two_machines_stand_side_by_side(reported):
+def test_files_of_two_machines_are_shown_side_by_side(reported):
     other = MACHINE | {"devices": [{"name": "cpu", "model": "Another CPU"}]}
     page = reported(record([cell()]), record([cell(seconds=0.005)], other))
     assert "2 machines" in page
@@ -225,7 +225,7 @@ def test_a_merged_file_keeps_its_machines_apart(reported):
     assert "right (cpu) runs nin 64 px 2 times as fast as left (cpu)" in page
 
 
-def test_a_picture_is_shown_small_and_one_that_is_gone_is_left_out(reported, tmp_path):
+def test_a_picture_is_shown_small_and_a_missing_one_is_left_out(reported, tmp_path):
     Image.new("RGB", (2000, 1000), "navy").save(tmp_path / "made.png")
     page = reported(record([cell(picture="made.png"), cell(resolution="128", picture="gone.png")]))
     assert page.count("data:image/jpeg;base64,") == 1
@@ -239,7 +239,7 @@ def test_a_cell_that_throttled_or_shared_its_device_is_marked(reported, tmp_path
     assert "1 cell is marked *" in page
 
 
-def test_text_of_a_record_stays_text(reported):
+def test_text_of_a_record_is_escaped(reported):
     page = reported(record([cell("<script>alert(1)</script>"), failed(resolution="128") | {"message": "<b>no"}]))
     assert "<script>alert" not in page
     assert "<b>no" not in page
@@ -270,10 +270,10 @@ def test_what_cannot_be_read_or_written_is_one_sentence_and_exit_code_2(reported
     reported(record([cell()]))
     (tmp_path / "file").write_text("")
     assert report.main(["0.json", "--output=file/out"]) == 2
-    said = capsys.readouterr().err.splitlines()
-    assert "absent.json" in said[0]
-    assert "--output=file/out cannot be written" in said[1]
-    assert len(said) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert "absent.json" in errors[0]
+    assert "--output=file/out cannot be written" in errors[1]
+    assert len(errors) == 2
 
 
 def test_without_the_libraries_the_extra_is_named(reported, monkeypatch, capsys):
