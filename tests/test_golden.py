@@ -41,7 +41,7 @@ def compared(suite, tmp_path_factory):
 @pytest.mark.parametrize("part", KEYS)
 def test_every_key_of_a_record_is_there_that_was_there_before(compared, part):
     (cell,) = compared["cells"]
-    found = {
+    parts = {
         "record": compared,
         "options": compared["options"],
         "machine": compared["machine"],
@@ -51,7 +51,7 @@ def test_every_key_of_a_record_is_there_that_was_there_before(compared, part):
         "side": cell["comparison"]["baseline"],
         "against": compared["against"],
     }
-    assert not set(KEYS[part]) - set(found[part])
+    assert not set(KEYS[part]) - set(parts[part])
 
 
 def test_a_cell_that_is_compared_with_itself_has_figures_on_both_sides(compared):
