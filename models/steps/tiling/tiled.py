@@ -126,7 +126,7 @@ class TilePasses:
             self._gram_targets = self._gram_matrices(task.style, style)
 
     def on_progress(self, report: Callable[[int, int], None]) -> None:
-        """Call `report(done, all)` after each tile."""
+        """Call `report(done, total)` after each tile."""
         self._report = report
 
     def evaluate(self, image: Tensor) -> tuple[Tensor, Tensor]:

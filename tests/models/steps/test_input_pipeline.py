@@ -21,9 +21,9 @@ def test_a_batch_contains_the_normalised_pictures_in_turn(workers):
     step()
     assert step.batch.shape == (4, 3, 32, 48)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    for place, name in enumerate(("content", "style", "content", "style")):
+    for index, name in enumerate(("content", "style", "content", "style")):
         expected = (images.fit(images.read(f"{PICTURES}/{name}.jpg"), 48, 32)[0] - mean) / std
-        assert torch.allclose(step.batch[place], expected, atol=1e-6)
+        assert torch.allclose(step.batch[index], expected, atol=1e-6)
     assert step.loss() == pytest.approx(float(step.batch.mean()))
 
 
