@@ -36,15 +36,15 @@ from fixtures.comparing.calibration import (
 )
 from fixtures.comparing.file_comparison import CALIBRATION_KIND, LEAST_RUNS
 from fixtures.formatting import table
-from fixtures.parsing import listed, named, one_of, resolution, seconds, share
-from fixtures.progress.events import Account, Progress
-from fixtures.progress.plugin import BelowCursor, LogLines, StatusLine, is_watched, shown_on
+from fixtures.parsing import comma_separated, one_of, option_value, resolution, seconds, share
+from fixtures.progress.events import ProgressCallback, ProgressState
+from fixtures.progress.plugin import LineBelowCursor, LogLines, StatusLine, is_interactive, shown_in
 from fixtures.records.cell_record import identity_of
 from fixtures.records.recorder import commit_facts
 from fixtures.runner.cell_runner import Runner
-from fixtures.runner.launchers import SUITE, launcher_here
-from fixtures.runner.session import CellEnded
-from fixtures.runner.worker_handle import CellFailed
+from fixtures.runner.launchers import SUITE, default_launcher
+from fixtures.runner.session import CellFailed
+from fixtures.runner.worker_handle import WorkerFailed
 from fixtures.schema import Cell, strict_json, write_atomically
 from models import api
 from models.errors import InputError
@@ -56,15 +56,15 @@ _SURVEY_SECONDS = 300.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status: 0, 2 if nothing can be calibrated, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
-    launchers = launcher_here(), launcher_here()
+    launchers = default_launcher(), default_launcher()
     try:
         settings = _settings(options)
         with launchers[0].worker() as worker:
             survey = worker.call("survey", timeout_seconds=_SURVEY_SECONDS)
-        named("--device", settings["device"], one_of("device", survey["devices"]))
+        option_value("--device", settings["device"], one_of("device", survey["devices"]))
         calibration = Calibration(settings, survey["machine"], options.output)
         status_line = _status_line()
-        progress = shown_on(status_line, Account("now", f"{settings['model']} at {settings['resolution']} px"))
+        progress = shown_in(status_line, ProgressState("now", f"{settings['model']} at {settings['resolution']} px"))
 
         def print_line(text: str) -> None:
             status_line.clear()
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             status_line.clear()
         print("\n".join(calibration.report()))
-    except (InputError, NotCalibrated, ValueError, CellEnded, CellFailed) as error:
+    except (InputError, NotCalibrated, ValueError, CellFailed, WorkerFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     finally:
@@ -90,8 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _status_line() -> StatusLine:
-    if is_watched(sys.stdout.isatty()):
-        return BelowCursor(functools.partial(print, end="", flush=True))
+    if is_interactive(sys.stdout.isatty()):
+        return LineBelowCursor(functools.partial(print, end="", flush=True))
     return LogLines(functools.partial(print, flush=True))
 
 
@@ -120,19 +120,19 @@ def _parser() -> argparse.ArgumentParser:
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """The settings of the calibration; a file with other settings is not continued."""
-    size = named("--resolution", options.resolution, resolution)
-    options.minutes = named("--minutes", options.minutes, seconds)
-    cell_seconds = named("--cell-seconds", options.cell_seconds, seconds)
+    size = option_value("--resolution", options.resolution, resolution)
+    options.minutes = option_value("--minutes", options.minutes, seconds)
+    cell_seconds = option_value("--cell-seconds", options.cell_seconds, seconds)
     run_seconds = options.run_seconds
     return {
         "device": options.device,
-        "model": named("--model", options.model, one_of("model", api.STYLE_NETWORKS)),
-        "resolution": size.asked,
+        "model": option_value("--model", options.model, one_of("model", api.STYLE_NETWORKS)),
+        "resolution": size.text,
         "width": size.width,
         "height": size.height,
         "cell_seconds": cell_seconds,
-        "run_seconds": cell_seconds / 2 if run_seconds is None else named("--run-seconds", run_seconds, seconds),
-        "drops": list(named("--drops", options.drops, lambda word: listed("--drops", [word], share))),
+        "run_seconds": cell_seconds / 2 if run_seconds is None else option_value("--run-seconds", run_seconds, seconds),
+        "drops": list(option_value("--drops", options.drops, lambda word: comma_separated("--drops", [word], share))),
     }
 
 
@@ -164,7 +164,7 @@ class Calibration:
         candidate: Runner,
         time_seconds: float,
         print_line: Callable[[str], None],
-        progress: Progress,
+        progress: ProgressCallback,
     ) -> None:
         """Run trials until the time is over, in rounds with one trial of each kind in random order."""
         end = time.monotonic() + time_seconds

@@ -28,7 +28,7 @@ from fixtures.comparing.verdicts import (
     read_floors,
 )
 from fixtures.formatting import markdown_table, table
-from fixtures.parsing import listed, named, one_of, share
+from fixtures.parsing import comma_separated, one_of, option_value, share
 from fixtures.records.cell_record import Identity, cell_id
 from fixtures.records.reader import COMPARED_FACTS, RecordFile, differences, read_record
 from models.errors import InputError
@@ -103,7 +103,8 @@ def _verdicts(options: argparse.Namespace) -> tuple[Mapping[str, Mapping[str, An
 
 def _limits(options: argparse.Namespace) -> LimitsOf:
     limits = Limits(
-        named("--max-drop", options.max_drop, share), named("--max-memory-growth", options.max_memory_growth, share)
+        option_value("--max-drop", options.max_drop, share),
+        option_value("--max-memory-growth", options.max_memory_growth, share),
     )
     floors = read_floors(Path("pyproject.toml"))
 
@@ -115,7 +116,7 @@ def _limits(options: argparse.Namespace) -> LimitsOf:
 
 
 def _allowed(given: Sequence[str]) -> tuple[str, ...]:
-    return listed("--allow", given, one_of("comparable fact", COMPARED_FACTS))
+    return comma_separated("--allow", given, one_of("comparable fact", COMPARED_FACTS))
 
 
 def _recorded(record: RecordFile) -> Mapping[str, Mapping[str, Any]]:

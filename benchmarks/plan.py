@@ -138,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list_of(option: str, parse: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
-    return argument_type(lambda text: parsing.listed(option, [text], parse))
+    return argument_type(lambda text: parsing.comma_separated(option, [text], parse))
 
 
 if __name__ == "__main__":

@@ -27,18 +27,18 @@ from fixtures.marker import Matrix
 from fixtures.options import PICTURES
 from fixtures.progress.events import ignore_progress
 from fixtures.records.recorder import Recorder, commit_facts
-from fixtures.runner.group_runner import concluded, group_setup
+from fixtures.runner.group_runner import group_setup, with_group_result
 from fixtures.runner.launchers import SUITE
 from fixtures.schema import (
-    LEAST_ROUNDS,
+    MIN_ROUNDS,
     SCHEMA_VERSION,
     Cell,
-    Effort,
     Failure,
     GroupSetup,
     Measurement,
     Outcome,
     Rendezvous,
+    Timing,
 )
 from fixtures.summaries.scaling import gain
 from models import api
@@ -78,14 +78,16 @@ class GroupCell:
         assert matrix.resolution is not None, "each benchmark of test_scaling has a default resolution"
         self._scaling = matrix.scaling
         catalog = api.CLASSIFIERS if matrix.catalog == "classifiers" else api.STYLE_NETWORKS
-        name = parsing.named("--model", options.model or matrix.model[0], parsing.one_of("model", catalog))
+        name = parsing.option_value("--model", options.model or matrix.model[0], parsing.one_of("model", catalog))
         self._factory = catalog[name]
-        image = parsing.named("--resolution", options.resolution or str(matrix.resolution[0]), parsing.resolution)
+        image = parsing.option_value(
+            "--resolution", options.resolution or str(matrix.resolution[0]), parsing.resolution
+        )
         self._cell = Cell(
             f"test_{options.benchmark}",
             options.device,
             name,
-            image.asked,
+            image.text,
             image.width,
             image.height,
             optimizer=options.optimizer,
@@ -104,16 +106,16 @@ class GroupCell:
 
     def outcome(self) -> Outcome | None:
         """Run and record the cell; None in all ranks but rank 0."""
-        from fixtures.worker.rank_process import run_launched  # noqa: PLC0415 - brings torch
+        from fixtures.worker.rank_process import run_under_torchrun  # noqa: PLC0415 - brings torch
 
         started = datetime.datetime.now(datetime.UTC)
         threads = self._options.threads or threads_of_rank(self._cell.device, int(os.environ["LOCAL_WORLD_SIZE"]))
-        results = run_launched(self._setup(threads), ignore_progress)
+        results = run_under_torchrun(self._setup(threads), ignore_progress)
         if os.environ["RANK"] != "0":
             return None
         not_run = Failure("error", "build", "not run")
         outcome = Outcome(self._cell, not_run, details={"scaling": self._scaling, "threads_per_rank": threads})
-        outcome = detailed(concluded(outcome, results))
+        outcome = detailed(with_group_result(outcome, results))
         machines = {
             rank["host"]: rank["machine"] for rank in results.get("measured", {}).get("ranks", ()) if rank["machine"]
         }
@@ -131,10 +133,10 @@ class GroupCell:
             "style": options.style,
             "tile_px": options.tile,
         }
-        effort = Effort(options.cell_seconds, least_parts_rounds=LEAST_ROUNDS)
+        timing = Timing(options.cell_seconds, min_parts_rounds=MIN_ROUNDS)
         limit, timeout = options.memory_limit, options.cell_timeout
         # No rendezvous: torchrun has already connected the ranks.
-        return group_setup(cell, workload, self._scaling, effort, threads, Rendezvous(), limit, timeout)
+        return group_setup(cell, workload, self._scaling, timing, threads, Rendezvous(), limit, timeout)
 
     def _record(self, outcome: Outcome, started: datetime.datetime, machines: dict[str, Any]) -> None:
         from fixtures.worker import devices  # noqa: PLC0415 - brings torch

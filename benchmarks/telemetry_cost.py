@@ -21,10 +21,10 @@ from fixtures.comparing.decision import drop_of, log_slowdown
 from fixtures.comparing.interleaving import Alternated, alternate
 from fixtures.parsing import one_of, resolution, seconds, share
 from fixtures.runner.cell_runner import Runner
-from fixtures.runner.launchers import launcher_here
-from fixtures.runner.session import CellEnded
-from fixtures.runner.worker_handle import CellFailed
-from fixtures.schema import Cell, Effort, Measurement
+from fixtures.runner.launchers import default_launcher
+from fixtures.runner.session import CellFailed
+from fixtures.runner.worker_handle import WorkerFailed
+from fixtures.schema import Cell, Measurement, Timing
 from fixtures.telemetry.sampler import INTERVAL_SECONDS, Watchers
 from models import api
 from models.errors import InputError
@@ -40,7 +40,7 @@ _TIMEOUT_SECONDS = 300.0
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns the exit status, see the module's docstring."""
     options = _parser().parse_args(arguments)
-    launcher = launcher_here()
+    launcher = default_launcher()
     try:
         with launcher.worker() as worker:
             survey = worker.call("survey", timeout_seconds=_TIMEOUT_SECONDS)
@@ -48,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         budget_seconds, threshold = 60 * options.minutes, log_slowdown(options.most)
         runner = steady_runner(launcher, _TIMEOUT_SECONDS + 2 * budget_seconds)
         size = options.resolution
-        cell = Cell("telemetry_cost", options.device, options.model, size.asked, size.width, size.height)
+        cell = Cell("telemetry_cost", options.device, options.model, size.text, size.width, size.height)
         alternated = measured(runner, cell, Watchers(survey["addresses"]), budget_seconds, threshold)
-    except (InputError, ValueError, CellEnded, CellFailed) as error:
+    except (InputError, ValueError, CellFailed, WorkerFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return CANNOT_MEASURE
     finally:
@@ -63,20 +63,20 @@ def measured(runner: Runner, cell: Cell, watchers: Watchers, budget_seconds: flo
     """Alternate blocks of a warm cell; the candidate is the side with telemetry.
 
     Raises:
-        CellEnded: the cell failed.
+        CellFailed: the cell failed.
         InputError: the device has no telemetry.
     """
-    with runner.warm(cell, STEP, Effort(0.0)) as session, session.ended():
+    with runner.warm_session(cell, STEP, Timing(0.0)) as session:
 
         def block(side: str, block_seconds: float) -> list[float]:
             if side == "baseline":
-                durations: list[float] = session.call("measure", seconds=block_seconds, least_rounds=1)[
+                durations: list[float] = session.call("measure", seconds=block_seconds, min_rounds=1)[
                     "durations_seconds"
                 ]
                 return durations
             watch = watchers(cell.device, 1)
             with watch.measuring():
-                durations = session.call("measure", seconds=block_seconds, least_rounds=1)["durations_seconds"]
+                durations = session.call("measure", seconds=block_seconds, min_rounds=1)["durations_seconds"]
             facts = watch.facts(Measurement(tuple(durations), 0, None, None, None, 0, None), len(durations))
             if not facts or not facts.get("sampled"):
                 raise InputError(f"{cell.device} has no telemetry: {facts and facts['unavailable']}")

@@ -12,7 +12,7 @@ memory, and each batch takes minutes: there the search runs only with `-m search
 import pytest
 
 from fixtures.schema import Cell
-from fixtures.search import Largest
+from fixtures.search import SearchLargest
 
 
 @pytest.mark.search
@@ -24,5 +24,5 @@ from fixtures.search import Largest
     mode=("forward", "training"),
     without=("optimizer", "strategy"),
 )
-def test_largest_batch(cell: Cell, largest_batch: Largest) -> None:
+def test_largest_batch(cell: Cell, largest_batch: SearchLargest) -> None:
     largest_batch(cell)

@@ -15,10 +15,10 @@ and each size takes minutes: there the search runs only with `-m search` or with
 import pytest
 
 from fixtures.schema import Cell
-from fixtures.search import Largest
+from fixtures.search import SearchLargest
 
 
 @pytest.mark.search
 @pytest.mark.matrix(step="style_iteration", model=("vgg19", "nin"), without=("resolution",))
-def test_largest_image(cell: Cell, largest_image: Largest) -> None:
+def test_largest_image(cell: Cell, largest_image: SearchLargest) -> None:
     largest_image(cell)

@@ -1,12 +1,12 @@
-"""What all tests need."""
+"""Fixtures for all tests."""
 
 import os
 
 import pytest
 
-from tests.starting import PytestServer
+from tests.subprocesses import PytestServer
 
-# The suite's own runs that tests start are no part of a distributed run: pytest-benchmark would switch itself off.
+# Runs of the suite that tests start would inherit it, and pytest-benchmark would switch itself off.
 os.environ.pop("PYTEST_XDIST_WORKER", None)
 
 

@@ -1,8 +1,8 @@
-"""A process that pytest runs are forked from, with what all of them import: `pytest_server.py SOCKET`.
+"""A process from which runs of pytest are forked, with their common imports: `pytest_server.py SOCKET`.
 
-Nothing of the suite is imported before the fork, so a run takes it from its own directory. The fork servers that a run
-starts are forked in the same way, from a second process that has imported nothing of the suite and holds no state of
-pytest's. That changes where they come from, not what they do: they run `fork_server.py` with the same arguments.
+It imports nothing of the suite, so that each run imports it from its own directory. The fork servers that a run starts
+are forked in the same way, from a second process without modules of the suite and without pytest's state. They run
+`fork_server.py` with the same arguments as a new interpreter would.
 """
 
 import gc
@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Never
 
-_BASE_PATH = sys.path[1:]  # the first is this file's folder
+_BASE_PATH = sys.path[1:]  # the first entry is this file's folder
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def _run(file: int, out: int, err: int) -> Never:
-    """Be one run of pytest."""
+    """Run pytest in this forked process."""
     request = _request(file)
     _redirect(out, err)
     os.environ.clear()
@@ -54,7 +54,7 @@ def _run(file: int, out: int, err: int) -> Never:
     further = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     sys.path[:] = [request["cwd"], *further, *_BASE_PATH]
     sys.argv = ["pytest", *request["arguments"]]
-    _ForkingPopen.servers = _forkers()
+    _ForkingPopen.forker = _start_program_forker()
     subprocess.Popen = _ForkingPopen  # type: ignore[misc]
 
     def run() -> int:
@@ -80,7 +80,7 @@ def _redirect(out: int, err: int) -> None:
 
 
 def _exit_with(run: Any) -> Never:
-    """End this process as the interpreter does, without the clean-up of the process that it was forked from."""
+    """Exit as the interpreter does, but without the clean-up of the parent process."""
     code = 1
     try:
         code = run() or 0
@@ -94,38 +94,38 @@ def _exit_with(run: Any) -> Never:
     os._exit(code)
 
 
-def _forkers() -> socket.socket:
-    """A process that forks a program of Python on request, as long as this one lives."""
-    ours, theirs = socket.socketpair()
+def _start_program_forker() -> socket.socket:
+    """Start a process that forks Python programs on request, until this process ends."""
+    parent_end, child_end = socket.socketpair()
     if os.fork() == 0:
-        ours.close()
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for what it forks
+        parent_end.close()
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for its children
         os.setsid()
         while True:
-            request, descriptors, _, _ = socket.recv_fds(theirs, 1, 3)
+            request, descriptors, _, _ = socket.recv_fds(child_end, 1, 3)
             if not request:
                 os._exit(0)
             pid = os.fork()
             if pid == 0:
-                theirs.close()
-                _be_program(*descriptors)
+                child_end.close()
+                _run_program(*descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
-            theirs.sendall(b"%d\n" % pid)
-    theirs.close()
-    return ours
+            child_end.sendall(b"%d\n" % pid)
+    child_end.close()
+    return parent_end
 
 
 class _Program(BaseException):
-    """This process is to be the program in `sys.argv`; raised, so that its stack has nothing of this one's."""
+    """Requests to run the program in `sys.argv`. Raised, so that the program starts with an empty stack."""
 
 
-def _be_program(file: int, passed: int, log: int) -> Never:
+def _run_program(file: int, passed: int, log: int) -> Never:
     request = _request(file)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
     _redirect(log, log)
-    if passed != request["passed"]:  # under the number that the arguments have
+    if passed != request["passed"]:  # the number in the program's arguments
         os.dup2(passed, request["passed"])
         os.close(passed)
     os.environ.clear()
@@ -136,17 +136,19 @@ def _be_program(file: int, passed: int, log: int) -> Never:
 
 
 class _ForkingPopen(subprocess.Popen):  # type: ignore[type-arg]
-    """Starts fork servers from the forker, everything else as ever."""
+    """Starts fork servers through the forker, and other programs as usual."""
 
-    servers: socket.socket
+    forker: socket.socket
 
     def __new__(cls, command: Any, *arguments: Any, **further: Any) -> Any:
-        ours = isinstance(command, list) and command[0] == sys.executable and command[1].endswith("fork_server.py")
-        return _Forked(cls.servers, command, **further) if ours else super().__new__(cls)
+        is_fork_server = (
+            isinstance(command, list) and command[0] == sys.executable and command[1].endswith("fork_server.py")
+        )
+        return _ForkedProgram(cls.forker, command, **further) if is_fork_server else super().__new__(cls)
 
 
-class _Forked:
-    """A process that the forker started: what the suite uses of Popen."""
+class _ForkedProgram:
+    """A program that the forker started, with the methods of Popen that the suite uses."""
 
     def __init__(
         self, forker: socket.socket, command: list[str], pass_fds: list[int], stdout: Any, **_expected: Any
@@ -157,10 +159,10 @@ class _Forked:
             file.flush()
             socket.send_fds(forker, [b"r"], [file.fileno(), passed, stdout.fileno()])
             self.pid = int(forker.recv(32))
-        self._end = os.pidfd_open(self.pid)
+        self._pidfd = os.pidfd_open(self.pid)
 
     def wait(self, timeout: float | None = None) -> int:
-        if not select.select([self._end], [], [], timeout)[0]:
+        if not select.select([self._pidfd], [], [], timeout)[0]:
             raise subprocess.TimeoutExpired("fork_server.py", timeout or 0.0)
         return 0
 

@@ -1,7 +1,7 @@
-"""The documentation: each link leads somewhere, each command is one that its program takes, each name is in its file.
+"""The documentation: every link has a target, every command is valid, every name is in its file.
 
-Nothing is measured: commands are held against the parsers of pytest, of the suite's own commands, of torchrun, and
-against the Makefile's targets.
+Nothing is measured: commands are checked with the parsers of pytest, of the suite's own commands and of torchrun, and
+with the Makefile's targets.
 """
 
 import argparse
@@ -30,10 +30,10 @@ FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`([^`\n]+)`")
 COMMANDS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if "\ndef main(" in path.read_text())
 
-named = pytest.mark.parametrize("page", [*PAGES, *TEMPLATES], ids=lambda page: str(page.relative_to(ROOT)))
+each_page = pytest.mark.parametrize("page", [*PAGES, *TEMPLATES], ids=lambda page: str(page.relative_to(ROOT)))
 
 
-# What a text holds.
+# What a text contains.
 
 
 def fences(text: str, *languages: str) -> list[str]:
@@ -47,23 +47,23 @@ def prose(text: str) -> str:
 
 
 def anchors(text: str) -> set[str]:
-    """What GitHub makes of headings."""
-    found: list[str] = []
+    """GitHub's anchors of the headings."""
+    slugs: list[str] = []
     for heading in re.findall(r"^#+ +(.+?) *$", prose(text), re.MULTILINE):
         plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
         slug = re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
-        found.append(f"{slug}-{found.count(slug)}" if slug in found else slug)
-    return set(found)
+        slugs.append(f"{slug}-{slugs.count(slug)}" if slug in slugs else slug)
+    return set(slugs)
 
 
 def links(text: str) -> list[str]:
-    """Targets of all links and pictures that lie in this repository."""
+    """Targets of all links and pictures within this repository."""
     targets = re.findall(r"\]\(([^)\s]+)\)", INLINE.sub("", prose(text)))
     return [target for target in targets if not target.startswith(("http:", "https:"))]
 
 
 def broken_links(text: str, folder: Path) -> list[str]:
-    """The links of a page in `folder` that lead nowhere."""
+    """The links of a page in `folder` without a target."""
     broken = []
     for target in links(text):
         path, _, anchor = target.partition("#")
@@ -78,43 +78,43 @@ def command_lines(body: str) -> Iterator[list[str]]:
     """The words of each command of a shell block."""
     for line in body.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
-        while words and re.fullmatch(r"\w+=.*", words[0]):  # variables of the environment
+        while words and re.fullmatch(r"\w+=.*", words[0]):  # environment variables
             words.pop(0)
         if words:
             yield words
 
 
-def lacking_files(text: str) -> list[str]:
-    """Paths of this repository that a text names and that are not there."""
+def missing_files(text: str) -> list[str]:
+    """Paths of this repository in a text that do not exist."""
     tops = r"(?:benchmarks|fixtures|models|tests|docs|\.github)"
     paths = [span for span in INLINE.findall(prose(text)) if re.fullmatch(rf"{tops}/[\w.*/-]*", span)]
     return [path for path in paths if not any(ROOT.glob(path.rstrip("/")))]
 
 
-def lacking_names(text: str) -> list[str]:
-    """Names that a text looks for in a file, written as `path`: `name`, `name`, and that are not in it."""
-    found = re.findall(r"`([\w./]+\.(?:py|toml))`: (`\w+`(?:, `\w+`)*)", prose(text))
-    pairs = [(path, name) for path, names in found for name in INLINE.findall(names)]
+def missing_names(text: str) -> list[str]:
+    """Names that are not in the file to which a text assigns them, as `path`: `name`, `name`."""
+    references = re.findall(r"`([\w./]+\.(?:py|toml))`: (`\w+`(?:, `\w+`)*)", prose(text))
+    pairs = [(path, name) for path, names in references for name in INLINE.findall(names)]
     return [f"{path}: {name}" for path, name in pairs if not re.search(rf"\b{name}\b", (ROOT / path).read_text())]
 
 
-# What programs take.
+# What programs accept.
 
 
 class Refused(Exception):
-    """A program would not take these words."""
+    """A program refuses these arguments."""
 
 
 class Programs:
-    """The parsers of what the documentation calls."""
+    """The parsers of all programs in the documentation."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._of_pytest = parser_of(config)
         self._targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
         self._extras = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
 
-    def complaint(self, words: Sequence[str]) -> str | None:
-        """Why a command would not be taken; None if it would."""
+    def error(self, words: Sequence[str]) -> str | None:
+        """Why a command is invalid; None if it is valid."""
         try:
             self._check(words[0].rpartition("/")[2], list(words[1:]))
         except (Refused, SystemExit, argparse.ArgumentError, pytest.UsageError) as error:
@@ -154,60 +154,60 @@ class Programs:
             case ".", [".venv/bin/activate"]:
                 pass
             case _:
-                raise Refused("this test knows no such command")
+                raise Refused("unknown command")
 
     def _check_pytest(self, words: list[str]) -> None:
-        found, unknown = self._of_pytest.parse_known_and_unknown_args(words)
+        parsed, unknown = self._of_pytest.parse_known_and_unknown_args(words)
         if unknown:
             raise Refused(f"pytest has no {' '.join(unknown)}")
-        for path in found.file_or_dir:
+        for path in parsed.file_or_dir:
             if not (ROOT / path.partition("::")[0]).exists():
                 raise Refused(f"there is no {path}")
-        values = vars(found) | {"cell_seconds": found.cell_seconds or "2"}
+        values = vars(parsed) | {"cell_seconds": parsed.cell_seconds or "2"}
         Settings.from_config(SimpleNamespace(getoption=lambda name: values[name.lstrip("-").replace("-", "_")]))
 
 
 def parser_of(config: pytest.Config) -> pytest.Parser:
-    """pytest's parser with the options of the suite: pytest hands it to whoever comes late, too."""
+    """pytest's parser with the options of the suite. A plugin that is registered late gets it too."""
 
-    class Late:
+    class LatePlugin:
         parser: pytest.Parser
 
         def pytest_addoption(self, parser: pytest.Parser) -> None:
             self.parser = parser
 
-    late = Late()
+    late = LatePlugin()
     config.pluginmanager.register(late)
     config.pluginmanager.unregister(late)
     return late.parser
 
 
 def parser_of_command(name: str) -> argparse.ArgumentParser:
-    """The parser of `python -m benchmarks.NAME`, as its `main` makes it."""
+    """The parser that `python -m benchmarks.NAME` creates in its `main`."""
     if name not in COMMANDS:
         raise Refused(f"there is no command benchmarks.{name}")
 
-    class Made(Exception):
+    class ParserCreated(Exception):
         pass
 
     def stop(self: argparse.ArgumentParser, *_: object) -> None:
-        raise Made(self)
+        raise ParserCreated(self)
 
     command = importlib.import_module(f"benchmarks.{name}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_args", stop)
-        with pytest.raises(Made) as made:
+        with pytest.raises(ParserCreated) as created:
             command.main([])
-    return refusing(made.value.args[0])
+    return refusing(created.value.args[0])
 
 
 def torchrun() -> argparse.ArgumentParser:
-    """torchrun's own parser."""
+    """The parser of torchrun."""
     return refusing(importlib.import_module("torch.distributed.run").get_args_parser())
 
 
 def refusing(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """The parser, which raises its complaint instead of printing it."""
+    """The parser, which now raises its error message instead of printing it."""
 
     def refuse(message: str) -> None:
         raise Refused(message)
@@ -221,31 +221,31 @@ def programs(pytestconfig):
     return Programs(pytestconfig)
 
 
-# What must hold.
+# The checks.
 
 
-@named
-def test_every_link_leads_somewhere(page):
+@each_page
+def test_every_link_has_a_target(page):
     assert broken_links(page.read_text(), page.parent) == []
 
 
-@named
-def test_every_command_is_one_that_its_program_takes(page, programs):
+@each_page
+def test_every_command_is_valid(page, programs):
     lines = [words for body in fences(page.read_text(), "sh") for words in command_lines(body)]
-    assert [complaint for words in lines if (complaint := programs.complaint(words))] == []
+    assert [error for words in lines if (error := programs.error(words))] == []
 
 
-@named
-def test_every_option_that_is_named_is_there(page, programs):
+@each_page
+def test_every_option_exists(page, programs):
     options = {
         span.partition("=")[0] for span in INLINE.findall(prose(page.read_text())) if re.match(r"--[a-z-]+(=|$)", span)
     }
     assert [option for option in sorted(options) if not programs.knows(option)] == []
 
 
-@named
-def test_every_file_and_every_name_in_a_file_is_there(page):
-    assert lacking_files(page.read_text()) + lacking_names(page.read_text()) == []
+@each_page
+def test_every_file_exists_and_contains_the_names_given_for_it(page):
+    assert missing_files(page.read_text()) + missing_names(page.read_text()) == []
 
 
 CHECKS: dict[str, Callable[[str], object]] = {
@@ -257,14 +257,14 @@ CHECKS: dict[str, Callable[[str], object]] = {
 }
 
 
-@named
-def test_every_block_is_fenced_has_a_language_and_can_be_read_in_it(page):
+@each_page
+def test_every_block_is_fenced_and_valid_in_its_language(page):
     text = page.read_text()
     for language, body in FENCE.findall(text):
         assert language in CHECKS, body
         CHECKS[language](body)
     assert "```" not in prose(text)
-    assert not re.search(r"^\n    \S", prose(text), re.MULTILINE), "an indented block, which no test reads"
+    assert not re.search(r"^\n    \S", prose(text), re.MULTILINE), "an indented block, which no test checks"
 
 
 def test_every_page_can_be_reached_from_the_readme():
@@ -279,7 +279,7 @@ def test_every_page_can_be_reached_from_the_readme():
 
 
 @pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
-def test_the_first_sentence_of_a_page_says_whom_it_is_for(page):
+def test_the_first_sentence_of_a_page_names_its_readers(page):
     title, _, first = page.read_text().splitlines()[:3]
     assert title.startswith("# ")
     assert first.startswith("This page is for ")
@@ -289,7 +289,7 @@ def test_the_readme_is_short():
     assert len(README.read_text().splitlines()) <= 150
 
 
-def test_the_figures_of_the_readme_are_those_of_the_record_files():
+def test_the_figures_of_the_readme_equal_those_of_the_record_files():
     rows = {}
     for name in ("cpu-2-cores-style.json", "cpu-2-cores-8k.json"):
         assert f"docs/results/{name}" in README.read_text()
@@ -309,23 +309,23 @@ def test_the_figures_of_the_readme_are_those_of_the_record_files():
         assert status.split()[0] == cell.status
 
 
-def test_the_ladder_of_the_page_is_that_of_the_test():
+def test_the_ladder_of_the_page_equals_that_of_the_test():
     page = (ROOT / "docs" / "architecture.md").read_text()
     (ladder,) = (body for body in fences(page, "text") if body.startswith("benchmarks"))
     assert tuple(line.split()[0] for line in reversed(ladder.splitlines())) == LADDER
 
 
-def test_every_file_in_the_figure_is_there():
+def test_every_file_in_the_figure_exists():
     shown = re.findall(r"[\w/]+(?:\.py|/(?=[<,]))", (ROOT / "docs" / "architecture.svg").read_text())
     assert len(shown) > 10
     for path in shown:
         assert any((folder / path).exists() for folder in (ROOT, ROOT / "fixtures", ROOT / "benchmarks")), path
 
 
-# That these tests can fail.
+# The checks can fail.
 
 
-def test_planted_links_that_lead_nowhere_are_found(tmp_path):
+def test_planted_broken_links_are_found(tmp_path):
     (tmp_path / "page.md").write_text("# A page\n\n## Two `words`, here\n")
     text = (
         "# Own\n[a](page.md) [b](page.md#two-words-here) [c](#own) [d](nowhere.md) ![e](nowhere.png) [f](page.md#three)"
@@ -338,8 +338,8 @@ def test_planted_links_that_lead_nowhere_are_found(tmp_path):
     ("line", "reason"),
     [
         ("pytest --benchmark-only --modle=vgg19", "--modle=vgg19"),
-        ("OMP_NUM_THREADS=1 pytest --max-drop=5", "'5' is no share"),
-        ("pytest --resolution=big", "'big' is no resolution"),
+        ("OMP_NUM_THREADS=1 pytest --max-drop=5", "'5' is not a share"),
+        ("pytest --resolution=big", "'big' is not a resolution"),
         ("pytest --telemetry=perhaps", "invalid choice"),
         ("pytest benchmarks/test_nothing.py", "there is no benchmarks/test_nothing.py"),
         ("python -m benchmarks.gate A.json B.json --max-dorp=5%", "--max-dorp=5%"),
@@ -351,18 +351,18 @@ def test_planted_links_that_lead_nowhere_are_found(tmp_path):
         ("make bencch", "no target 'bencch'"),
         ('make bench ARGS="--modle=nin"', "--modle=nin"),
         ("pip install -e '.[reports]'", "no extra ['reports']"),
-        ("rm -r results", "knows no such command"),
+        ("rm -r results", "unknown command"),
     ],
 )
-def test_a_planted_command_that_no_program_takes_is_found(programs, line, reason):
+def test_a_planted_invalid_command_is_found(programs, line, reason):
     (words,) = command_lines(line + "  # a remark\n")
-    assert reason in (programs.complaint(words) or "")
+    assert reason in (programs.error(words) or "")
 
 
-def test_planted_names_that_are_not_there_are_found(programs):
+def test_planted_missing_names_are_found(programs):
     text = "`fixtures/options.py`: `OPTIONS`, `OPTOINS` and `fixtures/option.py`, `benchmarks/test_*.py`, `docs/`\n"
-    assert lacking_files(text) == ["fixtures/option.py"]
-    assert lacking_names(text) == ["fixtures/options.py: OPTOINS"]
+    assert missing_files(text) == ["fixtures/option.py"]
+    assert missing_names(text) == ["fixtures/options.py: OPTOINS"]
     assert [programs.knows(option) for option in ("--max-drop", "--rdzv-conf", "--link", "--max-dorp")] == [
         True, True, True, False,
     ]  # fmt: skip

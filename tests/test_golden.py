@@ -1,4 +1,4 @@
-"""What carries the regression history stays: ids of tests and keys of record files may be added, none may vanish."""
+"""Test ids and keys of record files carry the regression history: new ones may be added, none may vanish."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def suite(forked_pytest):
     return suite
 
 
-def test_every_id_is_collected_that_was_collected_before(suite):
+def test_every_golden_id_is_collected(suite):
     collected = []
     further = ("--strategy=all", "--precision=float32,bfloat16", "--optimizer=lbfgs", "--model=nin", "--resolution=64")
     for arguments in (("benchmarks", "--memory-limit=2GiB"), ("benchmarks/test_style_iteration.py", *further)):
@@ -30,7 +30,7 @@ def test_every_id_is_collected_that_was_collected_before(suite):
 
 @pytest.fixture(scope="module")
 def compared(suite, tmp_path_factory):
-    """The record of a cell that was compared with its own revision."""
+    """The record of a cell compared with its own revision."""
     record = tmp_path_factory.mktemp("golden") / "record.json"
     cell = ("benchmarks/test_style_iteration.py", "--model=nin", "--resolution=64", "--cell-seconds=1")
     done = suite("--benchmark-only", *cell, f"--against={ROOT}", f"--record={record}")
@@ -39,7 +39,7 @@ def compared(suite, tmp_path_factory):
 
 
 @pytest.mark.parametrize("part", KEYS)
-def test_every_key_of_a_record_is_there_that_was_there_before(compared, part):
+def test_a_record_has_every_golden_key(compared, part):
     (cell,) = compared["cells"]
     parts = {
         "record": compared,

@@ -1,4 +1,4 @@
-"""The architecture, kept by reading imports: they only ever go down, and there is no circle."""
+"""The architecture, checked by the imports: they only go down the ladder, and there is no cycle."""
 
 import ast
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ import pytest
 from tests.paths import ROOT
 
 TOPS = ("models", "fixtures", "benchmarks")
-# From the ground up. A module of a line may import those of the lines before it; a folder counts as a whole.
+# From the bottom up. A module may import modules of earlier lines only; a folder counts as a whole.
 LADDER = (
     "models",
     "fixtures.schema",
@@ -38,7 +38,7 @@ LADDER = (
     "fixtures.summaries",
     "benchmarks",
 )
-# These run in workers, or in commands that a person starts; nothing that pytest imports at its start may bring torch.
+# These run in workers or commands. No other module, which pytest imports at its start, may import torch.
 WITH_TORCH = ("fixtures.worker", "fixtures.planning")
 
 
@@ -47,7 +47,7 @@ def module_of(path: Path, root: Path) -> str:
 
 
 def imported(tree: ast.Module, known: set[str], top_level_only: bool = False) -> Iterator[str]:
-    """Modules that are imported: those of this project with their full names."""
+    """Imported modules, those of this project with their full names."""
     for node in tree.body if top_level_only else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -58,7 +58,7 @@ def imported(tree: ast.Module, known: set[str], top_level_only: bool = False) ->
 
 
 def graph(root: Path) -> dict[str, set[str]]:
-    """For each module of the project the modules of the project that it imports, wherever in the file."""
+    """For each module of the project, the modules of the project that it imports anywhere."""
     paths = {module_of(path, root): path for top in TOPS for path in (root / top).rglob("*.py")}
     trees = {name: ast.parse(path.read_text()) for name, path in paths.items()}
     known = set(trees)
@@ -68,13 +68,13 @@ def graph(root: Path) -> dict[str, set[str]]:
 
 
 def rung_of(module: str) -> str:
-    """The line of the ladder that a module stands on."""
+    """The line of `LADDER` to which a module belongs."""
     parts = module.split(".")
     return ".".join(parts[:2]) if parts[0] == "fixtures" else parts[0]
 
 
-def circle_in(modules: Mapping[str, set[str]]) -> list[str]:
-    """Modules that import each other in a circle, in order; empty if there are none."""
+def cycle_in(modules: Mapping[str, set[str]]) -> list[str]:
+    """Modules that import each other in a cycle, in order; empty without a cycle."""
     done: set[str] = set()
 
     def search(module: str, path: list[str]) -> list[str]:
@@ -83,16 +83,16 @@ def circle_in(modules: Mapping[str, set[str]]) -> list[str]:
         if module in done:
             return []
         for other in sorted(modules[module]):
-            if circle := search(other, [*path, module]):
-                return circle
+            if cycle := search(other, [*path, module]):
+                return cycle
         done.add(module)
         return []
 
-    return next((circle for module in sorted(modules) if (circle := search(module, []))), [])
+    return next((cycle for module in sorted(modules) if (cycle := search(module, []))), [])
 
 
 def upward(modules: Mapping[str, set[str]]) -> list[str]:
-    """Imports that run up the ladder."""
+    """Imports that go up the ladder."""
     return [
         f"{module} imports {other}"
         for module, others in modules.items()
@@ -105,11 +105,11 @@ def test_imports_only_go_down_the_ladder():
     assert upward(graph(ROOT)) == []
 
 
-def test_no_modules_import_each_other_in_a_circle():
-    assert circle_in(graph(ROOT)) == []
+def test_no_modules_import_each_other_in_a_cycle():
+    assert cycle_in(graph(ROOT)) == []
 
 
-def test_a_planted_circle_and_a_planted_import_that_runs_up_are_found(tmp_path):
+def test_a_planted_cycle_and_a_planted_upward_import_are_found(tmp_path):
     for name, text in {
         "models/one.py": "from models import two",
         "models/two.py": "def later():\n    from models.one import x",
@@ -119,11 +119,11 @@ def test_a_planted_circle_and_a_planted_import_that_runs_up_are_found(tmp_path):
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert circle_in(graph(tmp_path)) == ["models.one", "models.two", "models.one"]
+    assert cycle_in(graph(tmp_path)) == ["models.one", "models.two", "models.one"]
     assert upward(graph(tmp_path)) == ["fixtures.schema imports fixtures.measure"]
 
 
-def test_only_the_launcher_in_process_imports_the_workers_side_and_inside_a_function():
+def test_only_in_process_imports_the_workers_side_and_inside_a_function():
     importers = {
         module
         for module, others in graph(ROOT).items()
@@ -136,14 +136,14 @@ def test_only_the_launcher_in_process_imports_the_workers_side_and_inside_a_func
 
 
 @pytest.mark.parametrize("top", ["fixtures", "benchmarks", "models/api.py"])
-def test_the_process_that_plans_never_imports_torch(top):
+def test_only_workers_and_planning_import_torch_at_the_top(top):
     for path in (ROOT / top).rglob("*.py") if (ROOT / top).is_dir() else [ROOT / top]:
         if rung_of(module_of(path, ROOT)) not in WITH_TORCH:
             names = imported(ast.parse(path.read_text()), set(), top_level_only=True)
             assert not {"torch", "torchvision"} & {name.split(".")[0] for name in names}, path
 
 
-def test_a_short_or_long_file_says_why():
+def test_a_short_or_long_file_states_the_reason():
     for path in (path for top in TOPS for path in (ROOT / top).rglob("*.py")):
         lines = path.read_text().splitlines()
         exempt = path.name in ("__init__.py", "hooks.py", "errors.py") or path.match("benchmarks/test_*.py")
@@ -152,11 +152,11 @@ def test_a_short_or_long_file_says_why():
             assert reason in "\n".join(lines[:12]), f"{path}: {len(lines)} lines"
 
 
-def test_models_know_nothing_of_pytest():
+def test_models_do_not_import_pytest():
     for path in (ROOT / "models").rglob("*.py"):
         assert "pytest" not in {name.split(".")[0] for name in imported(ast.parse(path.read_text()), set())}, path
 
 
-def test_the_root_conftest_is_nothing_but_a_list_of_plugins():
+def test_the_root_conftest_has_only_the_list_of_plugins():
     body = ast.parse((ROOT / "conftest.py").read_text()).body
     assert [type(node) for node in body] == [ast.Expr, ast.Assign]

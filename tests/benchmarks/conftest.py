@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.paths import ROOT
-from tests.starting import PytestServer, interruptible
+from tests.subprocesses import PytestServer, interruptible
 
 HERE = Path(__file__).parent
 

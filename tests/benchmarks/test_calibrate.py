@@ -12,7 +12,7 @@ import pytest
 from benchmarks import calibrate
 from fixtures.comparing.file_comparison import read_calibration
 from tests.paths import ROOT
-from tests.starting import interruptible
+from tests.subprocesses import interruptible
 
 QUICK = ["--resolution=64", "--cell-seconds=1", "--drops=40%"]
 
@@ -81,9 +81,9 @@ def test_ctrl_c_stores_the_trials_so_far_and_prints_how_to_continue(tmp_path, en
     [
         (["--model=vgg91"], "--model: no model named 'vgg91'"),
         (["--device=cuda:9"], "--device: no device named 'cuda:9'; there are: cpu"),
-        (["--minutes=0"], "--minutes: '0' is no time"),
-        (["--drops=5"], "'5' is no share"),
-        (["--resolution=big"], "--resolution: 'big' is no resolution"),
+        (["--minutes=0"], "--minutes: '0' is not a time"),
+        (["--drops=5"], "'5' is not a share"),
+        (["--resolution=big"], "--resolution: 'big' is not a resolution"),
     ],
 )
 def test_bad_input_is_reported_in_one_sentence(capsys, options, sentence):

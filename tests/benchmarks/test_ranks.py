@@ -85,7 +85,7 @@ def test_two_hosts_run_one_cell_and_rank_0_records_them_both(tmp_path):
     ("options", "sentence"),
     [
         (["--model=vgg91"], "--model: no model named 'vgg91'; there are: alexnet, basic_cnn"),
-        (["--resolution=big"], "--resolution: 'big' is no resolution"),
+        (["--resolution=big"], "--resolution: 'big' is not a resolution"),
         (["--benchmark=data_parallel_strong", "--batch=3"], "a batch of 3 cannot be divided among 2 ranks"),
     ],
 )

@@ -50,13 +50,10 @@ class FakeCell:
         self.cost, self.watched, self.seconds = cost, False, 0.01
 
     @contextlib.contextmanager
-    def warm(self, cell, step, effort):
+    def warm_session(self, cell, step, timing):
         yield self
 
-    def ended(self):
-        return contextlib.nullcontext()
-
-    def call(self, method, seconds, least_rounds):
+    def call(self, method, seconds, min_rounds):
         time.sleep(0.002)  # gives some dozens of pairs
         self.seconds *= 1.001
         durations = [self.seconds] * 10
@@ -99,9 +96,9 @@ def test_a_device_without_telemetry_is_rejected():
 @pytest.mark.parametrize(
     ("option", "sentence"),
     [
-        ("--resolution=big", "'big' is no resolution"),
-        ("--minutes=-1", "'-1' is no time"),
-        ("--most=3", "'3' is no share"),
+        ("--resolution=big", "'big' is not a resolution"),
+        ("--minutes=-1", "'-1' is not a time"),
+        ("--most=3", "'3' is not a share"),
     ],
 )
 def test_an_invalid_option_is_reported_in_one_sentence(capsys, option, sentence):

@@ -1,4 +1,4 @@
-"""Programs that tests start are as those that a person starts on a terminal."""
+"""Programs that tests start behave as on a terminal."""
 
 import signal
 import subprocess
@@ -6,23 +6,23 @@ import sys
 
 import pytest
 
-from tests.starting import interruptible
+from tests.subprocesses import interruptible
 
 HANDLER = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
 
 
-def test_a_child_has_the_default_for_ctrl_c_although_its_parent_ignores_it():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what it starts in the background
+def test_a_child_has_the_default_sigint_handler_although_its_parent_ignores_it():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for background jobs
     try:
-        words = [sys.executable, "-c", HANDLER]
-        answers = [subprocess.check_output(command, text=True) for command in (words, interruptible(words))]
+        command = [sys.executable, "-c", HANDLER]
+        outputs = [subprocess.check_output(each, text=True) for each in (command, interruptible(command))]
     finally:
         signal.signal(signal.SIGINT, before)
-    assert answers == ["False\n", "True\n"]
+    assert outputs == ["False\n", "True\n"]
 
 
-def test_a_forked_run_has_the_outcome_of_a_pytest_of_its_own(forked_pytest, tmp_path):
-    (tmp_path / "test_it.py").write_text("def test_it():\n    print('said')\n    assert False\n")
+def test_a_forked_run_has_the_same_result_as_a_pytest_process(forked_pytest, tmp_path):
+    (tmp_path / "test_it.py").write_text("def test_it():\n    print('output')\n    assert False\n")
     environment = {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     arguments = ["-q", "-p", "no:cacheprovider", "test_it.py"]
     forked = forked_pytest.run(arguments, environment, tmp_path)
@@ -35,7 +35,7 @@ def test_a_forked_run_has_the_outcome_of_a_pytest_of_its_own(forked_pytest, tmp_
     assert forked_pytest.run(["--no-such-option"], environment, tmp_path).returncode == 4
 
 
-def test_a_forked_run_that_takes_too_long_is_killed_and_the_next_one_runs(forked_pytest, tmp_path):
+def test_a_forked_run_is_killed_after_its_timeout_and_the_next_one_runs(forked_pytest, tmp_path):
     (tmp_path / "test_it.py").write_text("import time\n\ndef test_it():\n    time.sleep(1000)\n")
     environment = {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     arguments = ["-q", "-p", "no:cacheprovider", "test_it.py"]

@@ -1,4 +1,4 @@
-"""How tests start programs: with Ctrl-C as on a terminal, and pytest runs from a process that has torch imported."""
+"""Starts programs for tests: with SIGINT as on a terminal, or as pytest runs forked from a process with torch."""
 
 import json
 import os
@@ -17,26 +17,26 @@ _RESET = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); 
 
 
 def interruptible(command: Sequence[str]) -> list[str]:
-    """The command, with SIGINT's default handler.
+    """The command, with the default handler of SIGINT.
 
-    Children inherit an ignored SIGINT, and shells ignore it for what they start in the background.
+    A shell ignores SIGINT in background jobs, and child processes inherit that.
     """
     return [sys.executable, "-c", _RESET, *command]
 
 
 class PytestServer:
-    """Runs of pytest, each in a process of its own that is forked from one with torch imported.
+    """Runs pytest in processes that are forked from one with torch imported.
 
-    For runs of which only the outcome matters: it saves the imports, some seconds a run. What is about processes
-    (signals, orphans, start-up) is to start a pytest of its own with `subprocess`.
+    For runs whose result matters only: it saves some seconds of imports a run. Tests of processes (signals, orphans,
+    start-up) must start pytest with `subprocess`.
     """
 
     def __init__(self) -> None:
-        self._control, theirs = socket.socketpair()
-        with theirs:
+        self._control, child_end = socket.socketpair()
+        with child_end:
             self._process = subprocess.Popen(
-                interruptible([sys.executable, str(_SERVER), str(theirs.fileno())]),
-                pass_fds=[theirs.fileno()],
+                interruptible([sys.executable, str(_SERVER), str(child_end.fileno())]),
+                pass_fds=[child_end.fileno()],
                 stdin=subprocess.DEVNULL,
                 # OpenMP reads it when torch is imported.
                 env=os.environ | {"OMP_NUM_THREADS": "1"},
@@ -46,10 +46,10 @@ class PytestServer:
     def run(
         self, arguments: Sequence[str], environment: Mapping[str, str], cwd: Path = ROOT, timeout_seconds: float = 300.0
     ) -> subprocess.CompletedProcess[str]:
-        """What `python -m pytest ARGUMENTS` does; standard input is empty.
+        """Run `python -m pytest ARGUMENTS`; standard input is empty.
 
         Raises:
-            TimeoutError: it took too long, and was killed.
+            TimeoutError: it exceeded the timeout and was killed.
         """
         assert environment.get("OMP_NUM_THREADS") == "1"
         request = {"arguments": list(arguments), "environment": dict(environment), "cwd": str(cwd)}
@@ -68,7 +68,7 @@ class PytestServer:
             except TimeoutError:
                 os.kill(pid, signal.SIGKILL)
                 self._control.settimeout(None)
-                self._replies = self._control.makefile("r")  # a file that timed out reads no more
+                self._replies = self._control.makefile("r")  # after a timeout, the old one cannot be read
                 self._replies.readline()
                 raise
             self._control.settimeout(None)
@@ -77,7 +77,7 @@ class PytestServer:
             return subprocess.CompletedProcess(request["arguments"], returncode, out.read(), err.read())
 
     def close(self) -> None:
-        """End the server; it has no run at this moment."""
+        """End the server, which must not have a run now."""
         self._replies.close()
         self._control.close()
         self._process.wait(60)
