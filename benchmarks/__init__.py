@@ -1,1 +1,1 @@
-"""Which questions are asked: one per file. A benchmark's docstring is the protocol of its experiment."""
+"""The benchmarks, one question per file; a benchmark's docstring is the protocol of its experiment."""

@@ -1,23 +1,22 @@
-"""What card does it take? Peak memory, predicted without running anything.
+"""Which card is large enough? Predicts peak memory without running anything.
 
 python -m benchmarks.plan --model=vgg19 --resolution=7680x4320 [--memory=8GiB] [--optimizer=adam] [--tile=512]
 python -m benchmarks.plan --model=resnet50,vgg16 --mode=forward,training --batch=1,16,64 [--resolution=224]
 python -m benchmarks.plan --model=resnet50 --batch=16 --ranks=2,8 [--record=PATH] [--rate=400images/s --link=50GB/s]
 python -m benchmarks.plan --model=vgg19 --resolution=7680x4320 --ranks=2,8 [--rate=12iterations/min --link=50GB/s]
 
-A style model is asked about with every strategy and precision. A classifier (any of the models that have no style
-network, and any model with --mode or --batch; --model=all means every classifier) is asked about in each mode and with
-each batch: parameters, gradients, state of the optimiser (SGD with momentum) and activations, which is everything
-else, as they are at the moment of the peak, so that they add up to it.
+Style models get a row for every strategy and precision. Classifiers get a row for every mode and batch, with the memory
+at its peak split into parameters, gradients, optimiser state (SGD with momentum) and activations (everything else). A
+model counts as a classifier if it has no style network, or with --mode or --batch; --model=all means all classifiers.
 
-Predicted is what tensors take on an accelerator, and compared with what a cell may have of a card: its memory less
-the reserve that a run leaves. `--memory` asks about one more size, and lets tiles be as large as that holds; without
-it they have the side of `--tile`, or 512 px. Needs no device, and takes seconds.
+Prints the memory of tensors on an accelerator, and the cards that are large enough: a cell may use the memory of a card
+less a reserve. --memory adds a card to these, and limits the tiles; without it tiles have the side given by --tile, or
+512 px. Needs no device, and takes seconds.
 
-With `--ranks`, the work is shared by as many devices: training of a classifier is data-parallel, the tiles of an image
-are shared out. The answer is the memory of each rank, what it sends in an iteration, and the rate to expect. Rate of
-one rank and bandwidth come from a record file with measured cells (`--record`), or are given; the formulae, with their
-sources, are in `fixtures/planning/scaling.py`.
+With --ranks, several devices share the work: data-parallel training of a classifier, or the tiles of an image. Prints
+the memory of a rank, the bytes that it sends per iteration, and the predicted rate. The rate of a single rank and the
+bandwidth are given (--rate, --link) or come from a record file (--record). Formulae and sources:
+fixtures/planning/scaling.py.
 """
 
 import argparse
@@ -28,9 +27,9 @@ from typing import TypeVar
 
 from benchmarks.cli import argument_type, parser_of, run
 from fixtures import parsing
-from fixtures.planning.scaling import GroupQuestion
-from fixtures.planning.style import StyleQuestion, image_plan, style_plan
-from fixtures.planning.training import ClassifierQuestion, classifier_plan, training_plan
+from fixtures.planning.scaling import GroupPlanOptions
+from fixtures.planning.style import StylePlanOptions, image_plan, style_plan
+from fixtures.planning.training import ClassifierPlanOptions, classifier_plan, training_plan
 from fixtures.records.reader import read_record
 from models import api
 from models.errors import InputError
@@ -41,10 +40,10 @@ _CLASSIFIER_RESOLUTION = "224"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table; bad input ends with status 2 and one sentence."""
-    asked = _parser().parse_args(arguments)
+    """Print the plan. Returns the exit status: 0, or 2 after a sentence about bad input."""
+    options = _parser().parse_args(arguments)
     try:
-        for line in _plan(asked):
+        for line in _plan(options):
             print(line)
     except InputError as error:
         print(f"plan: {error}", file=sys.stderr)
@@ -52,56 +51,57 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _plan(asked: argparse.Namespace) -> list[str]:
-    if _about_classifiers(asked):
-        question = _classifier_question(asked)
-        return classifier_plan(question) if asked.ranks is None else training_plan(question, _group_question(asked))
-    questions = _style_questions(asked)
-    if asked.ranks is None:
-        return [line for question in questions for line in style_plan(question)]
-    group = _group_question(asked)
-    return [line for question in questions for line in image_plan(question, group)]
-
-
-def _about_classifiers(asked: argparse.Namespace) -> bool:
-    if asked.mode or asked.batch:
-        return True
-    return any(model not in api.STYLE_NETWORKS for model in asked.model)
-
-
-def _style_questions(asked: argparse.Namespace) -> list[StyleQuestion]:
-    if asked.resolution is None:
-        raise InputError("a style model needs a size; give --resolution=SIDE or --resolution=WIDTHxHEIGHT")
-    precisions = asked.precision or api.PRECISIONS
+def _plan(options: argparse.Namespace) -> list[str]:
+    group = None if options.ranks is None else _group_options(options)
+    if _plans_classifiers(options):
+        classifiers = _classifier_options(options)
+        return classifier_plan(classifiers) if group is None else training_plan(classifiers, group)
     return [
-        StyleQuestion(model, asked.resolution, asked.memory, asked.optimizer, asked.tile, precisions)
-        for model in asked.model
+        line
+        for style in _style_options(options)
+        for line in (style_plan(style) if group is None else image_plan(style, group))
     ]
 
 
-def _classifier_question(asked: argparse.Namespace) -> ClassifierQuestion:
-    names = tuple(sorted(api.CLASSIFIERS)) if "all" in asked.model else asked.model
+def _plans_classifiers(options: argparse.Namespace) -> bool:
+    if options.mode or options.batch:
+        return True
+    return any(model not in api.STYLE_NETWORKS for model in options.model)
+
+
+def _style_options(options: argparse.Namespace) -> list[StylePlanOptions]:
+    if options.resolution is None:
+        raise InputError("a style model needs a size; give --resolution=SIDE or --resolution=WIDTHxHEIGHT")
+    precisions = options.precision or api.PRECISIONS
+    return [
+        StylePlanOptions(model, options.resolution, options.memory, options.optimizer, options.tile, precisions)
+        for model in options.model
+    ]
+
+
+def _classifier_options(options: argparse.Namespace) -> ClassifierPlanOptions:
+    names = tuple(sorted(api.CLASSIFIERS)) if "all" in options.model else options.model
     for name in names:
         if name not in api.CLASSIFIERS:
             raise InputError(
-                f"no classifier named {name!r}; there are: {', '.join(sorted(api.CLASSIFIERS))}, and without --mode"
-                " and --batch a style model is asked about"
+                f"no classifier named {name!r}; there are: {', '.join(sorted(api.CLASSIFIERS))}; for a style model"
+                " leave --mode and --batch out"
             )
-    return ClassifierQuestion(
+    return ClassifierPlanOptions(
         names,
-        asked.resolution or parsing.resolution(_CLASSIFIER_RESOLUTION),
-        asked.mode or api.MODES,
-        asked.batch or (1,),
-        asked.precision or ("float32",),
-        asked.memory,
+        options.resolution or parsing.resolution(_CLASSIFIER_RESOLUTION),
+        options.mode or api.MODES,
+        options.batch or (1,),
+        options.precision or ("float32",),
+        options.memory,
     )
 
 
-def _group_question(asked: argparse.Namespace) -> GroupQuestion:
-    if asked.mode not in (None, ("training",)):
+def _group_options(options: argparse.Namespace) -> GroupPlanOptions:
+    if options.mode not in (None, ("training",)):
         raise InputError("ranks share training, not a forward pass; leave --mode out, or give --mode=training")
-    record = None if asked.record is None else read_record(asked.record)
-    return GroupQuestion(asked.ranks, asked.link, asked.rate, record)
+    record = None if options.record is None else read_record(options.record)
+    return GroupPlanOptions(options.ranks, options.link, options.rate, record)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -114,25 +114,31 @@ def _parser() -> argparse.ArgumentParser:
         type=argument_type(parsing.resolution),
         help="a side or WIDTHxHEIGHT in pixels (classifiers: 224)",
     )
-    add("--memory", type=argument_type(parsing.size), help="one more size of memory to ask about, e.g. 8GiB")
-    precision = parsing.one_of("precision", api.PRECISIONS)
-    add("--precision", type=_list_of("--precision", precision), help="(default: all; of classifiers float32)")
     add(
-        "--optimizer", default="adam", type=argument_type(parsing.one_of("optimizer", api.OPTIMIZERS)), help="of images"
+        "--memory", type=argument_type(parsing.size), help="memory of a further card, which limits the tiles, e.g. 8GiB"
     )
-    add("--tile", default=0, type=argument_type(parsing.tile), help="side of a tile in pixels, or auto")
+    precision = parsing.one_of("precision", api.PRECISIONS)
+    add("--precision", type=_list_of("--precision", precision), help="(default: all; for classifiers float32)")
+    add(
+        "--optimizer",
+        default="adam",
+        type=argument_type(parsing.one_of("optimizer", api.OPTIMIZERS)),
+        help="of a style model (default: adam)",
+    )
+    add("--tile", default=0, type=argument_type(parsing.tile), help="side of a tile in pixels, or auto (default: auto)")
     mode = parsing.one_of("mode", api.MODES)
     add("--mode", type=_list_of("--mode", mode), help="of classifiers: forward,training (default: both)")
     add("--batch", type=_list_of("--batch", parsing.count("batch")), help="of classifiers, e.g. 1,16,64 (default: 1)")
-    add("--ranks", type=_list_of("--ranks", parsing.count("number of ranks")), help="devices that share it, e.g. 2,8")
-    add("--record", type=Path, metavar="PATH", help="record file to take rate and bandwidth from")
-    add("--rate", type=argument_type(parsing.rate), help="of one rank, e.g. 400images/s or 12iterations/min")
-    add("--link", type=argument_type(parsing.bandwidth), help="what a rank can send, e.g. 50GB/s")
+    ranks = parsing.count("number of ranks")
+    add("--ranks", type=_list_of("--ranks", ranks), help="numbers of devices that share the work, e.g. 2,8")
+    add("--record", type=Path, metavar="PATH", help="record file with the rate and bandwidth of earlier runs")
+    add("--rate", type=argument_type(parsing.rate), help="of a single rank, e.g. 400images/s or 12iterations/min")
+    add("--link", type=argument_type(parsing.bandwidth), help="bandwidth of a rank, e.g. 50GB/s")
     return parser
 
 
 def _list_of(option: str, parse: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
-    return argument_type(lambda words: parsing.comma_separated(option, [words], parse))
+    return argument_type(lambda text: parsing.comma_separated(option, [text], parse))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-r"""One cell of test_scaling over several machines: every rank runs this under torchrun, rank 0 writes the record.
+r"""Runs one cell of test_scaling over several machines: every rank runs this under torchrun, rank 0 writes the record.
 
-On each machine, from a checkout of the same revision, HOST being the first one:
+On each machine, in a checkout of the same revision; HOST is the first machine:
 
 torchrun --nnodes=2 --nproc-per-node=8 --rdzv-backend=c10d --rdzv-endpoint=HOST:29400 \
     -m benchmarks.ranks --benchmark=data_parallel_weak --model=resnet50 --record=PATH
 
-The benchmarks are those of benchmarks/test_scaling.py, and so are their steps and what is not asked for. A cell that
-fails is recorded as well, with the rank to blame. Ends with 0 if the cell was measured, 1 if it failed, and 2 with one
-sentence where it cannot be meant.
+The benchmarks, their steps and the defaults of the options are those of benchmarks/test_scaling.py. The record of a
+failed cell names the rank that failed. Exit status: 0 the cell was measured, 1 it failed, 2 after a sentence about bad
+input.
 """
 
 import argparse
@@ -46,7 +46,7 @@ from models.errors import InputError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Be one rank of the cell; bad input ends with status 2 and one sentence."""
+    """Run as one rank of the cell. Returns the exit status, see the module's docstring."""
     options = _parser().parse_args(arguments)
     try:
         cell = GroupCell(options)
@@ -55,27 +55,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"ranks: {error}", file=sys.stderr)
         return 2
     outcome = cell.outcome()
-    if outcome is None:  # another rank speaks for all
+    if outcome is None:  # rank 0 reports for all ranks
         return 0
     print(sentence_of(outcome), flush=True)
     return int(outcome.status != "ok")
 
 
 class GroupCell:
-    """What is asked of the group that this process is a rank of.
+    """The cell of the group of which this process is a rank.
 
     Raises:
-        InputError: it cannot be meant.
+        InputError: an option is invalid, or the command was not started by torchrun.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
         if "WORLD_SIZE" not in os.environ:
-            raise InputError("this is run by torchrun, as --help shows; on one machine, pytest can do without it")
+            raise InputError("torchrun must start this command, see --help; on one machine, run pytest instead")
         self._options = options
         self._matrix = matrix = matrix_of(options.benchmark)
-        assert matrix.scaling is not None, "each benchmark of test_scaling says what its ranks share"
-        assert matrix.model is not None, "and what it is run with where nothing else is asked for"
-        assert matrix.resolution is not None, "as above"
+        assert matrix.scaling is not None, "each benchmark of test_scaling has a kind of scaling"
+        assert matrix.model is not None, "each benchmark of test_scaling has a default model"
+        assert matrix.resolution is not None, "each benchmark of test_scaling has a default resolution"
         self._scaling = matrix.scaling
         catalog = api.CLASSIFIERS if matrix.catalog == "classifiers" else api.STYLE_NETWORKS
         name = parsing.option_value("--model", options.model or matrix.model[0], parsing.one_of("model", catalog))
@@ -105,7 +105,7 @@ class GroupCell:
             )
 
     def outcome(self) -> Outcome | None:
-        """What came of the cell, recorded; None in all ranks but the first."""
+        """Run and record the cell; None in all ranks but rank 0."""
         from fixtures.worker.rank_process import run_under_torchrun  # noqa: PLC0415 - brings torch
 
         started = datetime.datetime.now(datetime.UTC)
@@ -113,8 +113,8 @@ class GroupCell:
         results = run_under_torchrun(self._setup(threads), ignore_progress)
         if os.environ["RANK"] != "0":
             return None
-        nothing = Failure("error", "build", "not run")
-        outcome = Outcome(self._cell, nothing, details={"scaling": self._scaling, "threads_per_rank": threads})
+        not_run = Failure("error", "build", "not run")
+        outcome = Outcome(self._cell, not_run, details={"scaling": self._scaling, "threads_per_rank": threads})
         outcome = detailed(with_group_result(outcome, results))
         machines = {
             rank["host"]: rank["machine"] for rank in results.get("measured", {}).get("ranks", ()) if rank["machine"]
@@ -135,7 +135,7 @@ class GroupCell:
         }
         timing = Timing(options.cell_seconds, min_parts_rounds=MIN_ROUNDS)
         limit, timeout = options.memory_limit, options.cell_timeout
-        # torchrun has brought the ranks together already.
+        # No rendezvous: torchrun has already connected the ranks.
         return group_setup(cell, workload, self._scaling, timing, threads, Rendezvous(), limit, timeout)
 
     def _record(self, outcome: Outcome, started: datetime.datetime, machines: dict[str, Any]) -> None:
@@ -159,13 +159,13 @@ class GroupCell:
 
 
 def detailed(outcome: Outcome) -> Outcome:
-    """With what pytest's cells have as well; this one has no other to be compared with."""
+    """The outcome with the details of pytest's cells; there is no single rank to compare it with."""
     gains = gain(outcome, []) if isinstance(outcome.result, Measurement) else {}
     return dataclasses.replace(outcome, details={**outcome.details, **gains})
 
 
 def matrix_of(benchmark: str) -> Matrix:
-    """What a benchmark of test_scaling says of itself."""
+    """The marker of a benchmark of test_scaling."""
     (mark,) = (mark for mark in vars(test_scaling)[f"test_{benchmark}"].pytestmark if mark.name == "matrix")
     return Matrix.from_mark(mark, benchmark)
 
@@ -195,24 +195,33 @@ def _parser() -> argparse.ArgumentParser:
 
     known = benchmarks()
     add("--benchmark", parsing.one_of("benchmark", known), f"any of {', '.join(known)} (default: {known[0]})", known[0])
-    add("--device", str, "kind of the ranks' devices: cpu, cuda, ... (default: cpu)", "cpu")
-    add("--model", str, "(default: the benchmark's own, as of all that follow)")
-    add("--resolution", str, "a side or WIDTHxHEIGHT in pixels")
-    add("--batch", parsing.count("batch"), "images: of each rank in weak scaling, of the group in strong scaling")
-    add("--optimizer", parsing.one_of("optimizer", api.OPTIMIZERS), "of an image (default: adam)", "adam")
+    add("--device", str, "type of the ranks' devices: cpu, cuda, ... (default: cpu)", "cpu")
+    add("--model", str, "(default: that of the benchmark)")
+    add("--resolution", str, "a side or WIDTHxHEIGHT in pixels (default: that of the benchmark)")
+    add(
+        "--batch",
+        parsing.count("batch"),
+        "images of each rank in weak scaling, of the group in strong scaling (default: that of the benchmark)",
+    )
+    add("--optimizer", parsing.one_of("optimizer", api.OPTIMIZERS), "for an image (default: adam)", "adam")
     add("--precision", parsing.one_of("precision", api.PRECISIONS), "(default: float32)", "float32")
     add("--tile", parsing.tile, "side of a tile in pixels, or auto (default: auto)", 0)
     add(
         "--threads",
         parsing.count("number of threads"),
-        "of each rank (default: its share of the cores; 1 beside a GPU)",
+        "of each rank (default: its share of the cores; 1 with a GPU)",
     )
     add("--cell-seconds", parsing.seconds, "measuring budget (default: 2)", 2.0)
-    add("--cell-timeout", parsing.seconds, "a rank waits for another for a quarter of it (default: 600)", 600.0)
-    add("--memory-limit", parsing.size, "budget of an accelerator, or of all ranks on a host's cpu, e.g. 2GiB")
+    add(
+        "--cell-timeout",
+        parsing.seconds,
+        "a rank waits at most a quarter of it for another rank (default: 600)",
+        600.0,
+    )
+    add("--memory-limit", parsing.size, "budget of each accelerator, or of all ranks of a host on cpu, e.g. 2GiB")
     add("--weights", str, "random, imagenet or a path (default: random)", "random")
-    add("--content", str, "content picture (default: the suite's own)", str(PICTURES / "content.jpg"))
-    add("--style", str, "style picture (default: the suite's own)", str(PICTURES / "style.jpg"))
+    add("--content", str, "content picture (default: that of the suite)", str(PICTURES / "content.jpg"))
+    add("--style", str, "style picture (default: that of the suite)", str(PICTURES / "style.jpg"))
     add("--record", Path, "the record file (default: results/ranks.json)", Path("results/ranks.json"))
     return parser
 

@@ -1,12 +1,12 @@
-"""What does watching the device cost? One warm cell, in blocks with telemetry and without, in an order of chance.
+"""What does telemetry cost? Measures a warm cell in blocks with and without telemetry, in random order.
 
 python -m benchmarks.telemetry_cost --device=cpu --model=nin --resolution=128 --minutes=10
 
-A block lasts long enough to be read several times. What stands for a side is the mean of its iterations, not the
-fastest one: telemetry disturbs some iterations and spares the others. The interval is that of
-`fixtures.comparing.decision`, whose bounds miss in one of twenty runs at most.
+A block is long enough for several readings. Each block counts with the mean of its iterations instead of the fastest
+one, because telemetry disturbs some iterations only. The interval is that of `fixtures.comparing.decision`, each of
+whose bounds misses in one of twenty runs at most.
 
-Exit code: 0 the cost is below --most, 1 it is above, 2 it cannot be measured, 3 neither could be shown.
+Exit status: 0 the cost is below --most, 1 it is above, 2 it cannot be measured, 3 inconclusive.
 """
 
 import argparse
@@ -31,16 +31,16 @@ from fixtures.telemetry.sampler import INTERVAL_SECONDS, Watchers
 from models import api
 from models.errors import InputError
 
-BELOW, ABOVE, CANNOT_MEASURE, OPEN = 0, 1, 2, 3
-# How often each bound may miss.
+BELOW, ABOVE, CANNOT_MEASURE, INCONCLUSIVE = 0, 1, 2, 3
+# Probability that each bound of the interval misses the true cost.
 _LEVEL = 0.005
-# A block with telemetry is read when it begins, when it ends, and so many times in between.
-_READINGS_IN_A_BLOCK = 4
+# Readings within a block, in addition to those at its start and end.
+_READINGS_PER_BLOCK = 4
 _TIMEOUT_SECONDS = 300.0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code."""
+    """Run the command. Returns the exit status, see the module's docstring."""
     options = _parser().parse_args(arguments)
     launcher = default_launcher()
     try:
@@ -50,15 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         budget_seconds, threshold = 60 * options.minutes, log_slowdown(options.most)
         runner = steady_runner(launcher, _TIMEOUT_SECONDS + 2 * budget_seconds)
         size = options.resolution
-        cell = Cell("telemetry_cost", options.device, options.model, size.asked, size.width, size.height)
+        cell = Cell("telemetry_cost", options.device, options.model, size.text, size.width, size.height)
         cost = measured(runner, cell, Watchers(survey["addresses"]), budget_seconds, threshold)
     except (InputError, ValueError, CellFailed, WorkerFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return CANNOT_MEASURE
     finally:
         launcher.close()
-    print(sentence(cost))
-    return {"slower": ABOVE, "open": OPEN}.get(cost.evidence.side(threshold), BELOW)
+    print(summary(cost))
+    return {"slower": ABOVE, "open": INCONCLUSIVE}.get(cost.evidence.side(threshold), BELOW)
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ class Cost:
 
 
 def measured(runner: Runner, cell: Cell, watchers: Watchers, budget_seconds: float, threshold: float) -> Cost:
-    """Alternate blocks of a warm cell; the candidate is the one that is watched.
+    """Alternate blocks of a warm cell; the candidate is the side with telemetry.
 
     Raises:
         CellFailed: the cell failed.
-        InputError: the device cannot be watched, so that there is no cost.
+        InputError: the device has no telemetry.
     """
     chance, looks = random.Random(), SequentialEvidence(_LEVEL)  # noqa: S311 - a coin, no secret
     values: list[float] = []
@@ -94,7 +94,7 @@ def measured(runner: Runner, cell: Cell, watchers: Watchers, budget_seconds: flo
 
 
 def _block(session: Session, cell: Cell, watchers: Watchers | None) -> Sequence[float]:
-    seconds = _READINGS_IN_A_BLOCK * INTERVAL_SECONDS
+    seconds = _READINGS_PER_BLOCK * INTERVAL_SECONDS
     if watchers is None:
         durations: list[float] = session.call("measure", seconds=seconds, min_rounds=1)["durations_seconds"]
         return durations
@@ -103,11 +103,11 @@ def _block(session: Session, cell: Cell, watchers: Watchers | None) -> Sequence[
         durations = session.call("measure", seconds=seconds, min_rounds=1)["durations_seconds"]
     facts = watch.facts(Measurement(tuple(durations), 0, None, None, None, 0, None), len(durations))
     if not facts or not facts.get("sampled"):
-        raise InputError(f"{cell.device} cannot be watched: {facts and facts['unavailable']}")
+        raise InputError(f"{cell.device} has no telemetry: {facts and facts['unavailable']}")
     return durations
 
 
-def sentence(cost: Cost) -> str:
+def summary(cost: Cost) -> str:
     """What telemetry takes of the rate."""
     size = cost.evidence.size
     share, low, high = (drop_of(bound) * 100 for bound in (size.estimate, size.low, size.high))
@@ -133,9 +133,15 @@ def _parser() -> argparse.ArgumentParser:
         default="10",
         metavar="M",
         type=argument_type(seconds),
-        help="time to decide in; it ends sooner when all is clear (default: 10)",
+        help="time limit; ends earlier when the result is clear (default: 10)",
     )
-    add("--most", default="1%", metavar="SHARE", type=argument_type(share), help="cost that is let pass (default: 1%%)")
+    add(
+        "--most",
+        default="1%",
+        metavar="SHARE",
+        type=argument_type(share),
+        help="largest acceptable cost (default: 1%%)",
+    )
     return parser
 
 

@@ -1,12 +1,11 @@
-"""What is the most that this device can do, whatever the network?
+"""What are the limits of this device, for any network?
 
-Bandwidth of a copy by the size of what is copied, the product of large matrices and a convolution in each precision,
-transfers between host and device, the cost of starting a tiny operation, and how much independent work must be in
-flight before the device is busy: why a batch of one leaves a card idle, and where more brings no more. The table sets
-all devices side by side. Other cells of the run are held against these limits (the roofline in the summary), so they
-run first.
+Microbenchmarks: copy bandwidth by size, matrix product and convolution in each precision, transfers between host and
+device, launches of tiny operations, and the amount of independent work in flight that keeps the device busy, which
+shows why a batch of one leaves a GPU idle. The table compares all devices. The roofline in the summary compares other
+cells of the run with these limits, so they run first.
 
-Inside the clock: one iteration, that is as many operations as make it long enough to be timed, from an idle device to
+Inside the clock: one iteration, which repeats an operation until it is long enough to be timed, from an idle device to
 an idle device. Outside: random data, warm-up. Rates are work per iteration (`models/microbenchmarks.py`) over the
 median.
 """
@@ -35,7 +34,7 @@ def test_copy(cell: Cell, measure: Measure) -> None:
     size=("1024square", "4096square", "8192square"),
     precision=("float32", "tf32", "bfloat16", "float16"),
     without=("model", "resolution", "optimizer", "strategy"),
-    # Two cores take seconds for each.
+    # On two cores each product takes seconds.
     cpu_opt_in=({"size": "8192square"},),
 )
 def test_product(cell: Cell, measure: Measure) -> None:

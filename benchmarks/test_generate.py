@@ -1,17 +1,17 @@
-"""What does a picture look like that this suite makes, and how long does it take until it is finished?
+"""What does a generated picture look like, and how long does it take to generate it?
 
-Not part of the default run, because it is not for comparing: `pytest --benchmark-only benchmarks/test_generate.py`.
-`--iterations` are spread evenly over sizes that double up to the resolution, each beginning with the enlarged result
-of the one before (Gatys et al. 2017; `models/generation_state.py`). What is optimised is the loss of the timed
-iteration with layers and weights chosen for looks (`models/steps/generation.py` says what and why). With the default
-random weights a picture gets the colours and strokes of the style; `--weights=imagenet` or `--weights=PATH` do better.
+Not for comparisons, and so not part of the default run: `pytest --benchmark-only benchmarks/test_generate.py`.
+`--iterations` are distributed evenly over sizes that double up to the resolution; each size starts from the enlarged
+result of the previous one (Gatys et al. 2017; `models/generation_state.py`). The loss is that of the timed iteration,
+with layers and weights chosen for the result (`models/steps/generation.py`). With the default random weights a picture
+gets the colours and strokes of the style; `--weights=imagenet` or `--weights=PATH` do better.
 
-The picture goes to `--save-images=DIR`, by default into the folder `pictures` beside the record file. An interrupted
-picture stands there too, saved every 20 seconds: the same command goes on with it. `--cell-timeout` limits an
-iteration here, not the whole.
+The picture is written to `--save-images=DIR`, by default the folder `pictures` beside the record file. A checkpoint
+file of an unfinished picture is saved there every 20 seconds: the same command resumes it. `--cell-timeout` limits each
+iteration, not the whole generation.
 
-Inside the clock: each iteration, from an idle device to an idle device. The row is that of the largest size; its
-record also has the seconds of every size, preparing included, and their first and last losses.
+Inside the clock: each iteration, from an idle device to an idle device. The table has the row of the largest size; the
+record also has the time of every size, including preparation, and the first and last loss.
 """
 
 import pytest

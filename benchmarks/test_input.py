@@ -1,13 +1,13 @@
-"""How many pictures per second can be made ready for a network, and does it outrun the network?
+"""How many pictures per second does the input pipeline deliver, and is it faster than the network?
 
-One iteration makes a batch of 16 from real JPEG files: read, decode, resize to the resolution and cut the overhang,
-normalise, copy to the device; with 1, 2, 4, ... worker threads, up to the processor's cores. The pictures are those of
-`--content` and `--style` in turn (by default 1280 x 937 and 706 x 560 px: larger than ImageNet's mean of 0.2
-megapixels, so a dataset of small files is read faster).
+One iteration prepares a batch of 16 from real JPEG files: read, decode, resize and crop to the resolution, normalise,
+copy to the device; with 1, 2, 4, ... threads, up to the number of cores. Pictures are those of `--content` and
+`--style` in turn. By default these have 1280 x 937 and 706 x 560 px, more than ImageNet's mean of 0.2 megapixels, so
+that a dataset of smaller files is read faster.
 
-Inside the clock: one batch, from files to an idle device. Files come from the system's cache, so no disk is measured.
-Unit: seconds per batch. With cells of `test_classification` in the same run, the summary says which side of each is
-the bottleneck, and what is left end-to-end.
+Inside the clock: one batch, from files to an idle device. Files are in the system's page cache, so the disk is not
+measured. Unit: seconds per batch. With cells of `test_classification` in the same run, the summary names the bottleneck
+and the end-to-end rate.
 """
 
 import pytest

@@ -1,12 +1,12 @@
 """What is the largest batch that fits?
 
-For each device, classifier and mode: the peak memory of an iteration is predicted for growing batches until it leaves
-the budget, then batches around that edge are really run, two iterations each, until one fits and the next does not.
-Exact to within a thirty-second of the batch. The row shows the largest that fitted; its record says which were tried,
-and what failed one step above. No cell of another benchmark is ever made smaller to fit.
+For each device, classifier and mode, the largest batch within the memory budget is predicted. Then batches near it run
+for two iterations each, until one fits and the next one does not. The resolution is a thirty-second of the batch. The
+row shows the largest batch that fitted; the record also has the batches that were tried, and the failure one step
+above.
 
-On an accelerator the budget is its free memory, and a try takes seconds. On cpu it is the whole machine's, and a try
-takes minutes: there the search joins a run only with `-m search`, or with a `--memory-limit` under 4GiB.
+On an accelerator the budget is its free memory, and each batch takes seconds. On cpu the budget is the machine's
+memory, and each batch takes minutes: there the search runs only with `-m search` or with a `--memory-limit` under 4GiB.
 """
 
 import pytest

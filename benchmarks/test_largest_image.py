@@ -1,14 +1,15 @@
 """What is the largest square image that fits?
 
-For each device and model: the peak memory of an iteration is predicted for growing sides until it leaves the budget,
-then the sizes around that edge are really run, two iterations each, until one fits and the next, 64 px larger, does
-not. The row shows the largest that fitted; its record says which were tried, and what failed one step above.
+For each device and model, the largest side within the memory budget is predicted. Then sizes near it run for two
+iterations each, until one fits and the next one, 64 px larger, does not. The row shows the largest size that fitted;
+the record also has the sizes that were tried, and the failure one step above.
 
-Strategies in tiles fit sizes that take hours: there a try may take a quarter of `--cell-timeout`, by the speed of a
-first one at 512 px. A search that ends for that reason says so in its record, with the side that memory would allow.
+With tiles, sizes fit that would take hours: a size is tried only if it is expected to take at most a quarter of
+`--cell-timeout`, based on a first run at 512 px. The record says if time limited the search, and which side memory
+would allow.
 
-On an accelerator the budget is its free memory, and a try takes seconds. On cpu it is the whole machine's, and a try
-takes minutes: there the search joins a run only with `-m search`, or with a `--memory-limit` under 4GiB.
+On an accelerator the budget is its free memory, and each size takes seconds. On cpu the budget is the machine's memory,
+and each size takes minutes: there the search runs only with `-m search` or with a `--memory-limit` under 4GiB.
 """
 
 import pytest

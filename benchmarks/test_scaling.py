@@ -1,14 +1,14 @@
-"""What do more devices bring: how fast is a group of ranks, and how much of its time goes into communication?
+"""How fast is a group of devices, and which share of an iteration is communication?
 
-A rank is a process with a device of its own; on cpu, with its share of the cores. Ranks are started by torch's elastic
-launcher and talk through NCCL between GPUs, through gloo between cpus. Weak scaling: each rank has `--batch` images.
-Strong scaling: the group has `--batch` images. Image: one image, whose tiles are spread over the ranks.
+A rank is a process with its own device, or on cpu with its share of the cores. torch's elastic launcher starts the
+ranks. They communicate through NCCL between GPUs and through gloo between cpus. Weak scaling: each rank has `--batch`
+images. Strong scaling: the group has `--batch` images. Image: the tiles of one image are distributed over the ranks.
 
-Inside the clock: one iteration of all ranks, from idle devices to idle devices; its time is that of the slowest rank.
-Outside: starting the ranks, weights, warm-up, and what the ranks tell each other about the clock. Efficiency is images
-per second over those of as many single ranks, as measured in the same run with the same threads. Communication is the
-share of an iteration that is gone when the ranks do the same work and do not talk, measured in turns with whole ones.
-Peak memory is that of the rank with the most. Unit: seconds per iteration. Compute-only: images and labels are there.
+Inside the clock: one iteration of all ranks, from idle devices to idle devices; the time is that of the slowest rank.
+Outside: start of the ranks, weights, warm-up, synchronisation of the clocks. Efficiency is the rate of the group over
+that of as many single ranks, measured in the same run with the same number of threads. The share of communication is
+the time that an iteration saves without communication, measured in alternation. Peak memory is that of the rank with
+the most. Unit: seconds per iteration. Compute-only: images and labels are on the devices.
 """
 
 import pytest
@@ -16,7 +16,7 @@ import pytest
 from fixtures.scaling import MeasureGroup
 from fixtures.schema import Cell
 
-# Small enough for two cores to end in a minute: 16 images of 224 px would take them four times as long.
+# On two cores this takes a minute; 16 images of 224 px would take four times as long.
 TRAINING = {
     "step": "data_parallel_training",
     "catalog": "classifiers",

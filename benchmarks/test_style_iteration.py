@@ -1,11 +1,11 @@
-"""How many iterations of neural style generation does this machine run per minute, and at which size does it stop?
+"""How many iterations of neural style generation does this machine run per minute, and which size no longer fits?
 
 One iteration: forward through the network, content loss at one layer and Gram-matrix style losses at five, backward
-to the pixels, optimiser step (Gatys et al. 2016; `models/steps/style.py` says where it departs from the paper).
+to the pixels, optimiser step (Gatys et al. 2016; `models/steps/style.py` lists departures from the paper).
 
 Inside the clock: one iteration, from an idle device to an idle device. Outside: imports, weights, pictures, targets,
-and the warm-up iterations, whose number is recorded. Unit: seconds per iteration; rates are taken from the median.
-An image that does not fit is a result of its own, `out_of_memory`.
+and the warm-up iterations, whose number is recorded. Unit: seconds per iteration; rates are computed from the median.
+An image that does not fit is recorded as `out_of_memory`.
 """
 
 import pytest

@@ -1,10 +1,10 @@
-"""What is an iteration made of?
+"""How is the time of a style iteration distributed over its parts?
 
-Times the forward pass with its losses alone, and forward and backward together; `test_style_iteration` at the same
-size adds the optimiser step. So backward = forward_backward - forward, optimiser = iteration - forward_backward.
+Measures the forward pass with the losses, and forward and backward together; `test_style_iteration` at the same size
+also has the optimiser step. So backward = forward_backward - forward, optimiser = iteration - forward_backward.
 
-Inside the clock: the part, from an idle device to an idle device. The forward pass keeps what a backward pass would
-need, as it does within an iteration. Unit: seconds per call.
+Inside the clock: the part, from an idle device to an idle device. The forward pass stores what the backward pass needs,
+as in an iteration. Unit: seconds per call.
 """
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from fixtures.measure import Measure
 from fixtures.schema import Cell
 
-# The parts have no optimiser step, and only the plain strategy has a forward pass of its own.
+# The parts have no optimiser step, and only strategy `plain` has a separate forward pass.
 AXES = {"model": ("vgg19", "nin"), "resolution": (256,), "without": ("optimizer", "strategy")}
 
 

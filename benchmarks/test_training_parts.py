@@ -1,11 +1,11 @@
-"""What is an iteration of training made of?
+"""How is the time of a training iteration distributed over its parts?
 
-Times forward with cross-entropy, backward to the weights, and the optimiser's step apart, in rounds that alternate
-with whole iterations: whatever disturbs the machine disturbs both. The parts must add up to the whole; the table says
-to how many percent they do.
+Measures forward with cross-entropy, backward to the weights, and the optimiser step separately, alternating with whole
+iterations, so that disturbances of the machine affect both. The table shows the sum of the parts in percent of a whole
+iteration.
 
-Inside the clock of the cell: whole iterations, as in `test_classification`. Inside the clock of a part: that part,
-from an idle device to an idle device. Unit: seconds. Compute-only.
+Inside the clock of the cell: whole iterations, as in `test_classification`. Inside the clock of a part: the part, from
+an idle device to an idle device. Unit: seconds. Compute-only.
 """
 
 import pytest

@@ -1,1 +1,1 @@
-"""What is run: networks, and the steps that are timed. Pure torch and torchvision, no pytest."""
+"""What is measured: networks, and the steps that are timed. Pure torch and torchvision, no pytest."""

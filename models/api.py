@@ -1,7 +1,8 @@
-"""The one door to a tree's models: what there is, by name, and what a worker of any revision may ask of it.
+"""The interface of `models` to the measuring code: tables of what exists, and the functions that workers call.
 
-Nothing here imports torch before it is called: the process that plans a run reads the tables and never needs it. A
-worker imports the `models` of its own tree, so that names and references are resolved there.
+A worker imports the `models` of the tree that it measures, which may be another revision than the measuring code: names
+and references are resolved there. The process that plans a run reads the tables only, without torch: functions import
+torch when they are called.
 """
 
 import dataclasses
@@ -16,10 +17,10 @@ from models.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from models.steps.tiling.chain import Walk
+    from models.steps.tiling.chain import TileSelector
     from models.workload import Step, Workload
 
-# What is timed. A benchmark names its step by the key; the reference is resolved by the worker.
+# The steps that are timed. A benchmark names a step by its key; the worker resolves the reference.
 STEPS = {
     "style_iteration": "models.steps.style:StyleIteration",
     "style_forward": "models.steps.style:StyleForward",
@@ -39,7 +40,7 @@ STEPS = {
     "middle_shard": "models.steps.distributed.sharded:MiddleShard",
 }
 
-# What kind of work the steps do that are no style iterations; a step of a user's own is as its catalog of models says.
+# Kind of work of the steps that are no style iterations. The kind of a user's step follows from its catalog of models.
 STEP_KINDS = {
     "classify": "classification",
     "data_parallel_training": "classification",
@@ -49,14 +50,14 @@ STEP_KINDS = {
     ),
 }
 
-# Each network's factory, as a reference that a worker can import.
+# References of the networks' factories.
 STYLE_NETWORKS = {
     "nin": "models.nin:nin",
     "vgg16": "models.vgg:vgg16",
     "vgg19": "models.vgg:vgg19",
 }
 
-# The networks that are trained and run as classifiers. Some share a name with a style network, which is cut shorter.
+# Networks that run as classifiers. Some share a name with a style network, which has fewer layers.
 CLASSIFIERS = {
     "alexnet": "models.classifiers:alexnet",
     "basic_cnn": "models.classifiers:basic_cnn",
@@ -66,22 +67,22 @@ CLASSIFIERS = {
     "vgg16": "models.classifiers:vgg16",
 }
 
-# What one iteration of a classifier is: `models/steps/classify.py`.
+# Modes of a classifier's iteration, see `models/steps/classify.py`.
 MODES = ("forward", "training")
 
 OPTIMIZERS = ("adam", "lbfgs")
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 STRATEGIES = ("plain", "channels_last", "checkpointed", "compiled", "tiled", "streamed", "fastest")
-# Those that take the side of a tile, and those of them whose memory is for the tile to choose.
+# Strategies with tiles, and those whose tiles are as large as the memory budget allows.
 TILED_STRATEGIES = ("tiled", "streamed")
 SIZED_TO_BUDGET = ("tiled",)
 
 
 def build(work: "Workload") -> "Step":
-    """The step, ready to be called: its key in `STEPS`, or its reference, is resolved in this tree.
+    """The step of a workload, ready to be called. `work.step` is a key of `STEPS` or a reference.
 
     Raises:
-        InputError: the workload names something that cannot be had, or its step is no `Step`.
+        InputError: the workload names something that does not exist or cannot be read, or its step is no `Step`.
     """
     from models.workload import build as build_step
 
@@ -89,10 +90,10 @@ def build(work: "Workload") -> "Step":
 
 
 def check_step(reference: str) -> None:
-    """See that a reference stands for what can build a step: a subclass of `Step`, or a function that returns one.
+    """Check that a reference names a subclass of `Step`, or a function that returns a step.
 
     Raises:
-        InputError: it does not, or cannot be imported.
+        InputError: it names something else, or cannot be imported.
     """
     from models.workload import Step, resolve
 
@@ -105,20 +106,20 @@ def check_step(reference: str) -> None:
 
 
 def import_steps() -> None:
-    """Import all that steps are made of, so that a worker that is forked afterwards need not.
+    """Import the modules of all steps, so that workers that are forked afterwards have them.
 
     Raises:
-        ImportError: this tree lacks something that its steps need.
+        ImportError: this tree lacks a module that its steps need.
     """
     for reference in STEPS.values():
         importlib.import_module(reference.partition(":")[0])
 
 
 def keep_freed_memory() -> None:
-    """Let malloc keep what is freed, for the rest of this process's life.
+    """Let malloc keep freed memory, until this process ends.
 
-    By default, how much goes back to the kernel at each iteration depends on what a process happened to allocate
-    before: two processes of the same code had 500 and 2500 page faults in an iteration, and differed by 20 %.
+    By default, the amount that is returned to the kernel at each iteration depends on earlier allocations: two
+    processes with the same code had 500 and 2500 page faults per iteration, and their times differed by 20 %.
     """
     from models.steps.malloc import keep_freed_memory as keep
 
@@ -126,10 +127,10 @@ def keep_freed_memory() -> None:
 
 
 def check_pictures(paths: Sequence[str]) -> None:
-    """See that every picture can be read.
+    """Check that every picture can be read.
 
     Raises:
-        InputError: the first that cannot.
+        InputError: a picture cannot be read.
     """
     from models import images
 
@@ -138,22 +139,24 @@ def check_pictures(paths: Sequence[str]) -> None:
 
 
 def smallest_side(model: str, weights_from: str) -> int:
-    """Side in pixels of the smallest square image that a style network takes, and a check of its weights.
+    """Side in pixels of the smallest square image that a style network accepts; also checks that its weights load.
 
     Args:
         model: reference of the network's factory.
+        weights_from: `random`, `imagenet` or a path.
 
     Raises:
-        InputError: weights that cannot be had, or a network that takes no image.
+        InputError: the weights cannot be loaded, or the network accepts no image.
     """
     import torch
 
-    from models import network, weights
+    from models import weights
+    from models.network import smallest_side as smallest
 
-    found = _style_network(model)
+    network = _style_network(model)
     if weights_from != "random":
-        weights.load(found, weights_from, torch.device("cpu"))
-    return network.smallest_side(found)
+        weights.load(network, weights_from, torch.device("cpu"))
+    return smallest(network)
 
 
 def smallest_tile(model: str, strategy: str) -> int:
@@ -168,58 +171,61 @@ def smallest_tile(model: str, strategy: str) -> int:
 
 
 def smallest_classifier_side(model: str, mode: str, batch: int, width_px: int, height_px: int) -> int | None:
-    """Side in pixels of the smallest images that a classifier takes, if it does not take those; None if it does."""
+    """None if a classifier accepts images of this size; else the side in pixels of the smallest that it accepts."""
     from models import classifiers
     from models.workload import resolve
 
     network = resolve(model)()
-    if classifiers.takes(network, mode, batch, width_px, height_px):
+    if classifiers.accepts(network, mode, batch, width_px, height_px):
         return None
     return classifiers.smallest_side(network, mode, batch)
 
 
 def iterations_until_settled(optimizer: str) -> int:
-    """Iterations of an optimiser of images after which its state takes all the memory that it will ever take."""
+    """Number of iterations after which the memory of an image's optimiser no longer grows."""
     from models.steps.style import LBFGS_HISTORY
 
-    # The first pair of L-BFGS's history comes in the second iteration, and Adam's state at the end of the first.
+    # L-BFGS stores its first pair in the second iteration. Adam allocates its state at the end of the first.
     return LBFGS_HISTORY + 2 if optimizer == "lbfgs" else 2
 
 
 def gradient_deviation(work: "Workload") -> float:
-    """Relative L2 distance of a style iteration's gradient from that of float64, on a small picture."""
+    """Relative L2 distance between a style iteration's gradient and that of float64, on a small image."""
     from models.steps.style import gradient_deviation as deviation
 
     return deviation(work)
 
 
-def walking(how: "Walk") -> AbstractContextManager[None]:
-    """Let every pass over tiles inside go through them as `how` says; what it leaves out is missing in the results."""
-    from models.steps.tiling.chain import walking as walking_tiles
+def tile_selection(select: "TileSelector") -> AbstractContextManager[None]:
+    """Within the context, every pass computes the tiles that `select` returns. Results lack the other tiles."""
+    from models.steps.tiling.chain import tile_selection as select_tiles
 
-    return walking_tiles(how)
+    return select_tiles(select)
 
 
 def save_images(image: "Tensor", work: "Workload", paths: Mapping[str, str], facts: Mapping[str, str]) -> None:
-    """Write an image as PNG files, and what it was made from.
+    """Write an image and its content and style pictures as PNG files.
 
     Args:
         image: shape (3, height, width), in [0, 1].
-        paths: where to, by what it is: `picture` the image itself, `content` and `style` in the image's size.
+        paths: by kind: `picture` for the image, `content` and `style` for the pictures in the image's size.
         facts: for the files' metadata.
+
+    Raises:
+        InputError: another kind of picture is requested.
     """
     from models import images
 
     sources = {"content": work.content, "style": work.style}
-    for what, path in paths.items():
-        if what == "picture":
+    for kind, path in paths.items():
+        if kind == "picture":
             images.save(image, Path(path), {**facts, "seed": str(work.seed)})
-        elif what in sources:
-            # Read again: kept, they would have been memory of the cell.
-            source = images.cover(images.read(sources[what]), work.width, work.height)
-            images.save(source, Path(path), {what: facts[what]})
+        elif kind in sources:
+            # Read again: a copy in memory would have counted as memory of the cell.
+            source = images.cover(images.read(sources[kind]), work.width, work.height)
+            images.save(source, Path(path), {kind: facts[kind]})
         else:
-            raise InputError(f"no image named {what!r}; there are: picture, content, style")
+            raise InputError(f"no image named {kind!r}; there are: picture, content, style")
 
 
 def _style_network(model: str) -> Any:

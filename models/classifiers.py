@@ -1,7 +1,7 @@
-"""Networks that sort an image into one of 1000 classes: torchvision's definitions, and the textbook's small one.
+"""Image classifiers with 1000 classes: torchvision's networks, and a small textbook network.
 
-A classifier is a module that takes normalised images of shape (batch, 3, height, width) and returns logits of shape
-(batch, 1000); GoogLeNet in training mode returns those of its auxiliary heads as well. Factories define their network
+A classifier is a module that maps normalised images of shape (batch, 3, height, width) to logits of shape
+(batch, 1000); GoogLeNet in training mode also returns the logits of its auxiliary heads. Factories define the network
 on the meta device: no weight is allocated before `materialise`.
 """
 
@@ -13,38 +13,38 @@ from models.errors import InputError
 from models.weights import random_state
 
 CLASSES = 1000
-# Any network here takes an image of this side; a search for the smallest one ends there.
+# Every network accepts an image of this side: the upper end of the search for the smallest side.
 _LARGE_SIDE_PX = 1024
 
 
 def alexnet() -> nn.Module:
-    """AlexNet in the one-tower form of Krizhevsky 2014, as torchvision has it."""
+    """AlexNet in the one-tower form of Krizhevsky 2014, as in torchvision."""
     with torch.device("meta"):
         return torchvision_models.alexnet(weights=None, num_classes=CLASSES)
 
 
 def googlenet() -> nn.Module:
-    """GoogLeNet (Szegedy et al. 2015) with its two auxiliary heads, which only a training pass runs."""
+    """GoogLeNet (Szegedy et al. 2015) with its two auxiliary heads, which run in training mode only."""
     with torch.device("meta"):
         return torchvision_models.googlenet(weights=None, num_classes=CLASSES, aux_logits=True, init_weights=False)
 
 
 def resnet50() -> nn.Module:
-    """ResNet-50 (He et al. 2016), with the stride in the 3x3 convolution as torchvision has it."""
+    """ResNet-50 (He et al. 2016), with the stride in the 3x3 convolution, as in torchvision."""
     with torch.device("meta"):
         return torchvision_models.resnet50(weights=None, num_classes=CLASSES)
 
 
 def vgg16() -> nn.Module:
-    """VGG-16 (Simonyan & Zisserman 2015) without batch normalisation, whole."""
+    """The whole VGG-16 (Simonyan & Zisserman 2015), without batch normalisation."""
     with torch.device("meta"):
         return torchvision_models.vgg16(weights=None, num_classes=CLASSES, init_weights=False)
 
 
 def basic_cnn() -> nn.Sequential:
-    """Two blocks of convolution, ReLU and pooling, and a classifier of one hidden layer, as textbooks begin with.
+    """A textbook's first network: two blocks of convolution, ReLU and pooling, and one hidden layer.
 
-    Maps are averaged to 7 x 7 before the classifier, as in torchvision's VGG, so that any resolution fits it.
+    Maps are averaged to 7 x 7 before the linear layers, as in torchvision's VGG, so that it accepts any resolution.
     """
     with torch.device("meta"):
         return nn.Sequential(
@@ -63,14 +63,14 @@ def basic_cnn() -> nn.Sequential:
 
 
 def materialise(network: nn.Module, device: torch.device, seed: int = 0) -> nn.Module:
-    """The network with seeded random weights on `device`. Rates do not depend on the weights."""
+    """The network with seeded random weights on `device`. Speed does not depend on the weights."""
     state = {key: value.to(device) for key, value in random_state(network, seed).items()}
     network.load_state_dict(state, assign=True)
     return network
 
 
-def takes(network: nn.Module, mode: str, batch: int, width_px: int, height_px: int) -> bool:
-    """Whether a network on the meta device can be run with such a batch in this mode."""
+def accepts(network: nn.Module, mode: str, batch: int, width_px: int, height_px: int) -> bool:
+    """Whether a network on the meta device accepts a batch of this size in this mode."""
     network.train(mode == "training")
     try:
         with torch.no_grad():
@@ -81,20 +81,20 @@ def takes(network: nn.Module, mode: str, batch: int, width_px: int, height_px: i
 
 
 def smallest_side(network: nn.Module, mode: str, batch: int) -> int:
-    """Side in pixels of the smallest square images that a network on the meta device takes.
+    """Side in pixels of the smallest square images that a network on the meta device accepts.
 
     Raises:
-        InputError: not even large ones work.
+        InputError: the network does not accept large images either.
     """
     low, high = 0, _LARGE_SIDE_PX
-    if not takes(network, mode, batch, high, high):
-        raise InputError(f"the network takes no batch of {batch} in mode {mode!r}; check its layers")
+    if not accepts(network, mode, batch, high, high):
+        raise InputError(f"the network accepts no batch of {batch} in mode {mode!r}; check its layers")
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if takes(network, mode, batch, middle, middle) else (middle, high)
+        low, high = (low, middle) if accepts(network, mode, batch, middle, middle) else (middle, high)
     return high
 
 
 def main_logits(output: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """The logits that count, shape (batch, 1000), of an output that may bring auxiliary ones."""
+    """The logits, shape (batch, 1000), of an output that may also contain auxiliary logits."""
     return output if isinstance(output, Tensor) else output[0]

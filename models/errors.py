@@ -1,9 +1,9 @@
-"""The error that stands for a user's mistake."""
+"""Errors that are reported to the user in one sentence."""
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used: one sentence with what was found, what was wanted and what to do."""
+    """Unusable input from the user. The message is one sentence: what was found, what is expected, what to do."""
 
 
 class Unsupported(RuntimeError):
-    """What was asked for cannot be had on this machine: one sentence that says why."""
+    """This machine does not support what is requested. The message is one sentence that says why."""

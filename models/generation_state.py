@@ -1,7 +1,7 @@
-"""A picture that is not finished: its sizes from coarse to fine, and the file that keeps all that it takes to go on.
+"""The state of an unfinished picture: its sizes from coarse to fine, and the checkpoint file from which it resumes.
 
-A file of torch.save is a zip archive. The plain facts lie in it beside the tensors, so that the process that plans a
-run, which has no torch, can read them, and both change in one step. torch is imported by the functions that need it.
+The file is a zip archive written by torch.save. A JSON file in it lets the process that plans a run read the facts
+without torch, and facts and tensors change together. Functions import torch only when they need it.
 """
 
 import json
@@ -14,20 +14,20 @@ from typing import Any
 from models import files
 from models.errors import InputError
 
-# Begun any smaller, a picture loses its content: what is lost at 100 px is not found again at 200.
+# A smaller first size loses the content: detail that is lost at 100 px does not return at 200 px.
 COARSEST_PX = 128
 
 
 @dataclass
 class Scale:
-    """One size of a picture in the making, and what has been done at it.
+    """One size of an unfinished picture, and its progress.
 
     Attributes:
         width, height: in pixels.
-        iterations: how many it is to have.
-        preparing_seconds: what building network, targets and optimiser took.
+        iterations: number of iterations planned at this size.
+        preparing_seconds: time for resizing the image, computing the targets and building the optimiser.
         durations_seconds: of the iterations so far, in order.
-        first_loss, last_loss: None before the first iteration is looked at.
+        first_loss, last_loss: None before the first loss is recorded.
     """
 
     width: int
@@ -48,48 +48,49 @@ class Scale:
 
     @property
     def seconds(self) -> float:
-        """What it has taken so far."""
+        """Total time so far."""
         return self.preparing_seconds + sum(self.durations_seconds)
 
 
-def coarse_to_fine(width: int, height: int, iterations: int, least_px: int = 1) -> list[Scale]:
-    """Sizes that double up to the one asked for, with even shares of the iterations, the remainder to the coarse ones.
+def coarse_to_fine(width: int, height: int, iterations: int, smallest_side_px: int = 1) -> list[Scale]:
+    """Sizes that double up to width x height; each has an equal share of the iterations, coarse ones the remainder.
 
-    Gatys et al. 2017, "Controlling Perceptual Factors in Neural Style Transfer", section 6.2: what a network sees of a
-    large picture at once is small, so large structures are made at a small size, whose result the next one begins with.
+    Gatys et al. 2017, "Controlling Perceptual Factors in Neural Style Transfer", section 6.2: the receptive field of
+    the network is small compared with a large image, so large structures are made at a small size, and each size starts
+    from the result of the previous one.
 
     Args:
-        least_px: shortest side that the network takes; no size is smaller than that, or than COARSEST_PX.
+        smallest_side_px: shortest side that the network accepts. No size is below it or below COARSEST_PX.
     """
     sizes = [(width, height)]
-    while len(sizes) < iterations and min(sizes[0]) >= 2 * max(COARSEST_PX, least_px):
+    while len(sizes) < iterations and min(sizes[0]) >= 2 * max(COARSEST_PX, smallest_side_px):
         sizes.insert(0, (round(sizes[0][0] / 2), round(sizes[0][1] / 2)))
     share, rest = divmod(iterations, len(sizes))
-    return [Scale(*size, share + (place < rest)) for place, size in enumerate(sizes)]
+    return [Scale(*size, share + (index < rest)) for index, size in enumerate(sizes)]
 
 
 def seconds_left(scales: Sequence[Scale]) -> float | None:
-    """How long the rest is going to take, in proportion to its pixels; None before the first iteration.
+    """Estimated time for the remaining iterations, in proportion to their pixels; None before the first iteration.
 
-    By the pace of the size in hand alone: small sizes leave a device idle and say little of large ones.
+    Based on the latest size only: a small size does not keep the device busy, and does not predict a large one.
     """
     begun = [scale for scale in scales if scale.durations_seconds]
     if not begun:
         return None
     latest = begun[-1]
-    pace = sum(latest.durations_seconds) / len(latest.durations_seconds) / latest.pixels
-    return sum(pace * scale.pixels * (scale.iterations - len(scale.durations_seconds)) for scale in scales)
+    seconds_per_pixel = sum(latest.durations_seconds) / len(latest.durations_seconds) / latest.pixels
+    return sum(seconds_per_pixel * scale.pixels * (scale.iterations - len(scale.durations_seconds)) for scale in scales)
 
 
-_FACTS = "archive/goghmark.json"  # torch names the folder within the archive so, and reads no file outside of it
+_FACTS = "archive/goghmark.json"  # torch.save names the folder `archive`; torch.load ignores unknown files in it
 
 
 def save(path: Path, facts: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
-    """Replace what was saved before.
+    """Write the checkpoint file, replacing the previous one.
 
     Args:
-        facts: what JSON can hold.
-        tensors: tensors, and lists, dicts and numbers around them.
+        facts: serialisable as JSON.
+        tensors: tensors, and lists, dicts and numbers that contain them.
 
     Raises:
         OSError: the file cannot be written.
@@ -103,21 +104,21 @@ def save(path: Path, facts: Mapping[str, Any], tensors: Mapping[str, Any]) -> No
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """The facts, without torch.
+    """The facts of a checkpoint file, read without torch.
 
     Raises:
-        InputError: the file is not of `save`.
+        InputError: the file was not written by `save`.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             facts: dict[str, Any] = json.loads(archive.read(_FACTS))
     except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise InputError(f"{str(path)!r} is no unfinished picture; remove it to begin anew") from error
+        raise InputError(f"{str(path)!r} is no unfinished picture; remove it to start again") from error
     return facts
 
 
 def read_tensors(path: Path, device: Any) -> dict[str, Any]:
-    """The tensors, on that device."""
+    """The tensors of a checkpoint file, on `device`."""
     import torch  # noqa: PLC0415
 
     tensors: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)

@@ -1,4 +1,4 @@
-"""Pictures from files, resized to the size of a cell, and images into files."""
+"""Reading pictures from files, resizing them, and writing images as PNG."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,15 +12,15 @@ from torchvision.transforms.v2.functional import center_crop, pil_to_tensor, res
 from models import files
 from models.errors import InputError
 
-# An image becomes bytes that many rows at a time: in float32 those of 8K are 24 MB, the whole image 400 MB.
-_BAND_ROWS = 256
+# An image is converted to bytes in chunks of so many rows: 24 MB in float32 for 8K, where the whole image has 400 MB.
+_ROWS_PER_COPY = 256
 
 
 def read(path: str | Path) -> Tensor:
-    """The picture as RGB bytes, the right way up, shape (3, height, width).
+    """The picture as RGB, uint8 of shape (3, height, width), rotated according to its EXIF orientation.
 
     Raises:
-        InputError: no such file, or no picture that Pillow can decode.
+        InputError: the file does not exist, or Pillow cannot decode it.
     """
     if not Path(path).is_file():
         raise InputError(f"there is no picture {str(path)!r}; give the path of a JPEG, PNG, GIF or WebP file")
@@ -32,51 +32,51 @@ def read(path: str | Path) -> Tensor:
 
 
 def cover(picture: Tensor, width: int, height: int) -> Tensor:
-    """The picture scaled until it covers width x height, the overhang cut off equally on both sides.
+    """The picture scaled to cover width x height and cropped at the centre; dtype as before.
 
     Args:
-        picture: shape (3, height, width); what comes back has the same type of numbers.
+        picture: shape (3, height, width).
     """
-    found_height, found_width = picture.shape[-2:]
-    scale = max(width / found_width, height / found_height)
-    covering = [max(height, round(found_height * scale)), max(width, round(found_width * scale))]
-    return center_crop(resize(picture, covering, antialias=True), [height, width])
+    source_height, source_width = picture.shape[-2:]
+    scale = max(width / source_width, height / source_height)
+    scaled_size = [max(height, round(source_height * scale)), max(width, round(source_width * scale))]
+    return center_crop(resize(picture, scaled_size, antialias=True), [height, width])
 
 
 def fit(picture: Tensor, width: int, height: int) -> Tensor:
-    """The picture as `cover` makes it, as an image: float32 in [0, 1], shape (1, 3, height, width)."""
+    """The result of `cover` as float32 in [0, 1], shape (1, 3, height, width)."""
     covered = cover(picture, width, height)
-    # Decoders deliver pixels with their channels last; `plain` means torch's default layout. Divided in place: one
-    # float image is alive, not two.
+    # Decoders return channels last; strategy `plain` needs torch's default layout. Divided in place, to hold one float
+    # image instead of two.
     return covered.unsqueeze(0).to(torch.float32, memory_format=torch.contiguous_format).div_(255.0)
 
 
 def save(image: Tensor, path: Path, facts: Mapping[str, str]) -> None:
-    """Write an image as PNG, with the facts in text chunks of its metadata.
+    """Write an image as PNG, with `facts` as text chunks of its metadata.
 
     Args:
-        image: shape (3, height, width), bytes, or floats of which what is outside of [0, 1] is cut off.
+        image: shape (3, height, width), uint8, or floats, which are clamped to [0, 1].
 
     Raises:
-        OSError: the file cannot be written; one that was there before still is.
+        OSError: the file cannot be written; an existing file stays as it is.
     """
     chunks = PngInfo()
     for key, fact in facts.items():
         chunks.add_text(key, fact)
     with files.replacing(path) as file:
-        _in_bands(image).save(file, format="png", pnginfo=chunks)
+        _to_pillow(image).save(file, format="png", pnginfo=chunks)
 
 
-def _in_bands(image: Tensor) -> Image.Image:
+def _to_pillow(image: Tensor) -> Image.Image:
     height, width = image.shape[-2:]
     picture = Image.new("RGB", (width, height))
-    for top in range(0, height, _BAND_ROWS):
-        band = _as_bytes(image[:, top : top + _BAND_ROWS])
-        picture.paste(Image.fromarray(band.permute(1, 2, 0).cpu().numpy()), (0, top))
+    for top in range(0, height, _ROWS_PER_COPY):
+        rows = _to_uint8(image[:, top : top + _ROWS_PER_COPY])
+        picture.paste(Image.fromarray(rows.permute(1, 2, 0).cpu().numpy()), (0, top))
     return picture
 
 
-def _as_bytes(band: Tensor) -> Tensor:
-    if band.dtype == torch.uint8:
-        return band
-    return band.detach().float().clamp(0, 1).mul_(255).round_().to(torch.uint8)
+def _to_uint8(rows: Tensor) -> Tensor:
+    if rows.dtype == torch.uint8:
+        return rows
+    return rows.detach().float().clamp(0, 1).mul_(255).round_().to(torch.uint8)

@@ -1,7 +1,7 @@
-"""Limits of a device: what is repeated to measure each, and how much work one iteration of it is. No torch here.
+"""Microbenchmarks of a device's limits: the repeated operation, and the work of one iteration. No torch here.
 
-An iteration repeats its operation until it has done enough work for a clock: a fast device needs about a hundred
-microseconds for the amounts below, against some ten of starting and waiting, a slow one less than a second.
+An iteration repeats its operation until the work is long enough to be timed. A fast device needs about a hundred
+microseconds for the amounts below, ten times as much as for launch and synchronisation; a slow one less than a second.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 _COPIED_BYTES = 2 * 2**30
 _PRODUCT_FLOPS = 2 * 4096**3
-# Of the middle of VGG-19: enough channels that each number that is moved is used hundreds of times.
+# As in the middle of VGG-19: with so many channels each number is used hundreds of times.
 CONVOLUTION_CHANNELS = 256
 _TRANSFERRED_BYTES = 2**30
 _ELEMENTS = 2**26
@@ -21,11 +21,11 @@ class Quantity:
     """A limit of a device, measured at several sizes.
 
     Attributes:
-        title: what it is, for a table.
-        size_unit: what its size counts.
-        rate_unit: of the rate, that is work per second.
-        work: of one operation at a size.
-        least_work: of one iteration, which repeats the operation.
+        title: heading for tables.
+        size_unit: unit of the size.
+        rate_unit: unit of the rate, which is work per second.
+        work: work of one operation at a size.
+        least_work: an iteration repeats the operation until it has done this much work.
     """
 
     title: str
@@ -35,15 +35,15 @@ class Quantity:
     least_work: int
 
     def repeats(self, size: int) -> int:
-        """How many operations one iteration is."""
+        """Number of operations in one iteration."""
         return max(1, self.least_work // self.work(size))
 
     def work_per_iteration(self, size: int) -> int:
-        """In the unit of the rate, without its `/s`."""
+        """Work of one iteration, in the unit of the rate without its `/s`."""
         return self.repeats(size) * self.work(size)
 
 
-def _itself(size: int) -> int:
+def _identity(size: int) -> int:
     return size
 
 
@@ -56,12 +56,12 @@ def _convolution_flops(side: int) -> int:
 
 
 def _transfer(title: str) -> Quantity:
-    return Quantity(title, "bytes", "B/s", _itself, _TRANSFERRED_BYTES)
+    return Quantity(title, "bytes", "B/s", _identity, _TRANSFERRED_BYTES)
 
 
 QUANTITIES = {
     # A copy reads half of its working set and writes the other half.
-    "copy": Quantity("copy bandwidth, read + written, by working set", "bytes", "B/s", _itself, _COPIED_BYTES),
+    "copy": Quantity("copy bandwidth, read + written, by working set", "bytes", "B/s", _identity, _COPIED_BYTES),
     "matmul": Quantity("product of square matrices, by side", "side", "FLOP/s", _product_flops, _PRODUCT_FLOPS),
     "convolution": Quantity(
         "3x3 convolution, 256 channels, by side", "side", "FLOP/s", _convolution_flops, _PRODUCT_FLOPS
@@ -70,7 +70,7 @@ QUANTITIES = {
     "upload_pinned": _transfer("host to device, pinned"),
     "download_pageable": _transfer("device to host, pageable"),
     "download_pinned": _transfer("device to host, pinned"),
-    "launch": Quantity("tiny operations, by how many are started before one waits", "calls", "calls/s", _itself, 1),
-    "elements": Quantity("exponentials, by elements in flight", "elements", "elements/s", _itself, _ELEMENTS),
-    "images": Quantity("3x3 convolution, 64 channels, 56 px, by batch", "images", "images/s", _itself, _IMAGES),
+    "launch": Quantity("tiny operations, by how many are started before one waits", "calls", "calls/s", _identity, 1),
+    "elements": Quantity("exponentials, by elements in flight", "elements", "elements/s", _identity, _ELEMENTS),
+    "images": Quantity("3x3 convolution, 64 channels, 56 px, by batch", "images", "images/s", _identity, _IMAGES),
 }

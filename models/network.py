@@ -1,4 +1,4 @@
-"""What a network must say of itself so that an image can be generated with it."""
+"""The description of a network that is used for style generation: its layers, losses and normalisation."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,18 +14,18 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class StyleNetwork:
-    """A chain of named layers, and which of them the losses look at.
+    """A chain of named layers, and the layers at which losses are computed.
 
     Attributes:
         layers: the network as a chain; its children's names are the layer names (`relu4_2`, `cccp6`).
-        content_layer: where the content loss compares features.
+        content_layer: layer of the content loss.
         style_layers: weight of the style loss at each layer.
         content_weight, style_weight: alpha and beta of Gatys et al. 2016, equation 7.
-        mean, std: what the network expects its RGB input in [0, 1] to be normalised with.
-        imagenet: downloads ImageNet weights, as a state dict; None if there are none to download.
+        mean, std: of each channel, for the normalisation of RGB input in [0, 1].
+        imagenet: downloads ImageNet weights as a state dict; None if there are none to download.
 
     Raises:
-        InputError: a loss names a layer that is not there, or one that the next layer overwrites in place.
+        InputError: a loss layer does not exist, or the next layer overwrites it in place.
     """
 
     layers: nn.Sequential
@@ -39,27 +39,29 @@ class StyleNetwork:
 
     def __post_init__(self) -> None:
         names = [name for name, _ in self.layers.named_children()]
-        for tap in self.taps:
-            if tap not in names:
-                raise InputError(f"a loss looks at layer {tap!r}, which is not there; there are: {', '.join(names)}")
-            follower = names.index(tap) + 1
-            if follower < len(names) and getattr(self.layers[follower], "inplace", False):
+        for name in self.loss_layers:
+            if name not in names:
                 raise InputError(
-                    f"a loss looks at layer {tap!r}, but {names[follower]!r} overwrites it in place;"
-                    f" make that one inplace=False, or look at {names[follower]!r}"
+                    f"there is no layer {name!r}, at which a loss is computed; there are: {', '.join(names)}"
+                )
+            next_index = names.index(name) + 1
+            if next_index < len(names) and getattr(self.layers[next_index], "inplace", False):
+                raise InputError(
+                    f"a loss is computed at layer {name!r}, but {names[next_index]!r} overwrites it in place;"
+                    f" set inplace=False, or compute the loss at {names[next_index]!r}"
                 )
 
     @property
-    def taps(self) -> frozenset[str]:
-        """Names of all layers that a loss looks at."""
+    def loss_layers(self) -> frozenset[str]:
+        """Names of all layers at which a loss is computed."""
         return frozenset({self.content_layer, *self.style_layers})
 
 
-def until_last(layers: Iterable[tuple[str, nn.Module]], taps: Iterable[str]) -> nn.Sequential:
-    """The chain of named layers, cut behind the last of `taps`: what no loss needs is no work of an iteration."""
+def until_last(layers: Iterable[tuple[str, nn.Module]], loss_layers: Iterable[str]) -> nn.Sequential:
+    """The chain of named layers up to the last of `loss_layers`; no loss needs the layers behind it."""
     chain = list(layers)
-    wanted = set(taps)
-    last = max(place for place, (name, _) in enumerate(chain) if name in wanted)
+    names = set(loss_layers)
+    last = max(index for index, (name, _) in enumerate(chain) if name in names)
     cut = nn.Sequential()
     for name, layer in chain[: last + 1]:
         cut.add_module(name, layer)
@@ -67,23 +69,23 @@ def until_last(layers: Iterable[tuple[str, nn.Module]], taps: Iterable[str]) -> 
 
 
 def smallest_side(network: StyleNetwork, most_px: int = 4096) -> int:
-    """Side in pixels of the smallest square image that every layer can take, found by trying on the meta device.
+    """Side in pixels of the smallest square image that the network accepts; tried on the meta device by bisection.
 
     Raises:
-        InputError: not even `most_px` works.
+        InputError: the network does not accept an image of side `most_px`.
     """
     layers = network.layers.to("meta")
 
     def fits(side: int) -> bool:
         try:
             features = layers(torch.empty(1, 3, side, side, device="meta"))
-        except (RuntimeError, ValueError):  # torch says "output size is too small" in several ways
+        except (RuntimeError, ValueError):  # torch reports "output size is too small" in several ways
             return False
         return bool(features.numel())
 
     low, high = 0, most_px
     if not fits(high):
-        raise InputError(f"the network cannot take an image of {most_px} px; check its layers")
+        raise InputError(f"the network does not accept an image of {most_px} px; check its layers")
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if fits(middle) else (middle, high)

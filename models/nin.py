@@ -17,16 +17,16 @@ BLOCKS = (
     (("conv4", 1024, 3, 1, 1), ("cccp7", 1024, 1, 1, 0), ("cccp8", 1000, 1, 1, 0)),
 )
 
-# No paper fixes layers for NIN. Four spatial convolutions and the last layer are the five style layers, as programs
-# in the tradition of Johnson's neural-style choose them; content at the end of block 3, which has seen the image
-# at 1/16 of its size, near the 1/8 of VGG's relu4_2.
+# No paper specifies layers for NIN. The five style layers are the four spatial convolutions and the last layer, as in
+# programs that follow Johnson's neural-style. The content layer ends block 3, at 1/16 of the image's size; VGG's
+# relu4_2 has 1/8.
 CONTENT_LAYER = "cccp6"
 STYLE_LAYERS = dict.fromkeys(("conv1", "conv2", "conv3", "conv4", "cccp8"), 0.2)
 
 
 def nin() -> StyleNetwork:
     """Network in Network; layers `conv1_conv`, `conv1`, `cccp1_conv`, ... to `cccp8`. No weights to download."""
-    # The dropout of block 3 is for training and left out.
+    # Without the dropout of block 3, which is for training.
     return StyleNetwork(
         layers=until_last(_blocks(), {CONTENT_LAYER, *STYLE_LAYERS}),
         content_layer=CONTENT_LAYER,
@@ -37,9 +37,9 @@ def nin() -> StyleNetwork:
 
 
 def nin_classifier() -> nn.Sequential:
-    """The whole chain, on the meta device: logits of shape (batch, 1000) from images of shape (batch, 3, h, w).
+    """The whole network, on the meta device: images of shape (batch, 3, h, w) to logits of shape (batch, 1000).
 
-    Dropout before block 4, and each of the last 1000 maps averaged to a logit (section 3.2 of the paper).
+    With dropout before block 4; each logit is the mean of one of the last 1000 maps (section 3.2 of the paper).
     """
     chain = nn.Sequential()
     for name, layer in _blocks():
@@ -52,7 +52,7 @@ def nin_classifier() -> nn.Sequential:
 
 
 def _blocks() -> list[tuple[str, nn.Module]]:
-    """Convolutions, ReLUs and the pooling between blocks, by name, on the meta device."""
+    """Names and layers: convolutions, ReLUs and the pooling between blocks, on the meta device."""
     layers: list[tuple[str, nn.Module]] = []
     channels = 3
     with torch.device("meta"):

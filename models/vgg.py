@@ -1,4 +1,4 @@
-"""VGG-16 and VGG-19 (Simonyan & Zisserman 2015), torchvision's, as far as the last layer that a loss looks at."""
+"""VGG-16 and VGG-19 (Simonyan & Zisserman 2015) from torchvision, up to the last loss layer."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -19,8 +19,8 @@ from torchvision.models import (
 
 from models.network import StyleNetwork, until_last
 
-# Gatys et al. 2016, section 3 ("Results"): content at conv4_2, style at the first convolution of each
-# block with equal weights. Layers are named after the rectified output, which is what the paper means.
+# Gatys et al. 2016, section 3 ("Results"): content at conv4_2, style at the first convolution of each block, with equal
+# weights. The names here are those of the rectified outputs, which the paper refers to.
 CONTENT_LAYER = "relu4_2"
 STYLE_LAYERS = dict.fromkeys(("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"), 0.2)
 
@@ -40,8 +40,8 @@ def _style_network(definition: Callable[..., nn.Module], weights: WeightsEnum) -
     with torch.device("meta"):
         features = definition(weights=None, init_weights=False).features
     assert isinstance(features, nn.Sequential)
-    # Departure from the paper, which prefers average pooling: torchvision's max pooling stays, because the
-    # network that is timed should be the network that people know by this name.
+    # Departure from the paper, which prefers average pooling: with max pooling, as in torchvision, the timed network is
+    # the one that is known by this name.
     return StyleNetwork(
         layers=until_last(_named(features), {CONTENT_LAYER, *STYLE_LAYERS}),
         content_layer=CONTENT_LAYER,
@@ -54,7 +54,7 @@ def _style_network(definition: Callable[..., nn.Module], weights: WeightsEnum) -
 
 
 def _named(features: nn.Sequential) -> list[tuple[str, nn.Module]]:
-    """Layers with the names of the literature: block number, then number within the block."""
+    """Layers with the names of the literature: block number, then index within the block."""
     named: list[tuple[str, nn.Module]] = []
     block, within = 1, 0
     for layer in features:

@@ -1,4 +1,4 @@
-"""Weights: seeded random ones, ImageNet ones from torchvision, or a file's."""
+"""Loading weights: seeded random ones, torchvision's ImageNet weights, or a file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,14 +14,14 @@ from models.network import StyleNetwork
 
 
 def load(network: StyleNetwork, weights: str, device: torch.device, seed: int = 0) -> None:
-    """Fill the network's layers, which may be on the meta device, and freeze them: only the image is optimised.
+    """Load the network's weights and freeze them: only the image is optimised. Layers may be on the meta device.
 
     Args:
-        weights: `random`, `imagenet`, or the path of a `.pth` or `.safetensors` state dict, whose keys are either
-            layer names (`conv1_1.weight`) or places in the chain as torchvision counts them (`features.0.weight`).
+        weights: `random`, `imagenet`, or the path of a `.pth` or `.safetensors` state dict. Its keys are layer names
+            (`conv1_1.weight`) or indices of layers as in torchvision (`features.0.weight`).
 
     Raises:
-        InputError: no such weights, an unreadable file, or a tensor that is missing or has another shape.
+        InputError: the weights do not exist or cannot be read, or a tensor is missing or has another shape.
     """
     layers = network.layers
     match weights:
@@ -37,21 +37,21 @@ def load(network: StyleNetwork, weights: str, device: torch.device, seed: int = 
 
 
 def random_state(network: nn.Module, seed: int) -> dict[str, Tensor]:
-    """A state dict of seeded random weights for a network that may be on the meta device.
+    """A state dict of seeded random weights for a network, which may be on the meta device.
 
-    He et al. 2015, equation 10: the variance that keeps activations of a ReLU network at one scale, so that float16
-    neither overflows nor underflows. Drawn on the CPU: every device gets the same numbers.
+    Variance as in He et al. 2015, equation 10: activations of a ReLU network keep their scale, so that float16 neither
+    overflows nor underflows. Drawn on the CPU, so that every device gets the same numbers.
     """
     generator = torch.Generator().manual_seed(seed)
     state = {}
-    for key, wanted in network.state_dict().items():
-        if wanted.dim() > 1:
-            # In place: the largest weight of a classifier is a memory peak of its own.
-            state[key] = torch.randn(wanted.shape, generator=generator).mul_((2.0 / wanted[0].numel()) ** 0.5)
-        elif key.endswith(("weight", "running_var")):  # of a normalisation: scale and variance begin at one
-            state[key] = torch.ones(wanted.shape, dtype=wanted.dtype)
+    for key, expected in network.state_dict().items():
+        if expected.dim() > 1:
+            # In place: a copy of a classifier's largest weight would raise the peak memory.
+            state[key] = torch.randn(expected.shape, generator=generator).mul_((2.0 / expected[0].numel()) ** 0.5)
+        elif key.endswith(("weight", "running_var")):  # of a normalisation layer: scale and variance start at 1
+            state[key] = torch.ones(expected.shape, dtype=expected.dtype)
         else:
-            state[key] = torch.zeros(wanted.shape, dtype=wanted.dtype)
+            state[key] = torch.zeros(expected.shape, dtype=expected.dtype)
     return state
 
 
@@ -67,30 +67,30 @@ def _download(network: StyleNetwork) -> Mapping[str, Tensor]:
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
-    wanted = "give a state dict saved as .pth or .safetensors"
+    remedy = "give a state dict saved as .pth or .safetensors"
     if not path.is_file():
-        raise InputError(f"there is no weights file {str(path)!r}; {wanted}, or use --weights=random")
+        raise InputError(f"there is no weights file {str(path)!r}; {remedy}, or use --weights=random")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"the weights file {str(path)!r} cannot be read ({reason}); {wanted}") from error
+        raise InputError(f"the weights file {str(path)!r} cannot be read ({reason}); {remedy}") from error
     except Exception as error:
-        # torch.load raises pickle.UnpicklingError for files that are no pickles, and for ones that run code.
-        raise InputError(f"the weights file {str(path)!r} is no plain state dict; {wanted}") from error
+        # torch.load raises pickle.UnpicklingError for files that are no pickles or would run code.
+        raise InputError(f"the weights file {str(path)!r} is no plain state dict; {remedy}") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"the weights file {str(path)!r} holds no state dict; {wanted}")
+        raise InputError(f"the weights file {str(path)!r} holds no state dict; {remedy}")
     return state
 
 
 def _by_layer_name(layers: nn.Sequential, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that the layers want, also where the file names them by place (`features.0.weight`)."""
+    """The tensors of the layers by layer name; the file may also name them by index (`features.0.weight`)."""
     named = {}
-    for place, (name, layer) in enumerate(layers.named_children()):
+    for index, (name, layer) in enumerate(layers.named_children()):
         for part in layer.state_dict():
-            for key in (f"{name}.{part}", f"features.{place}.{part}", f"{place}.{part}"):
+            for key in (f"{name}.{part}", f"features.{index}.{part}", f"{index}.{part}"):
                 if key in state:
                     named[f"{name}.{part}"] = state[key]
                     break
@@ -98,12 +98,12 @@ def _by_layer_name(layers: nn.Sequential, state: Mapping[str, Tensor]) -> dict[s
 
 
 def _check_shapes(layers: nn.Sequential, state: Mapping[str, Tensor], source: str) -> None:
-    for key, wanted in layers.state_dict().items():
+    for key, expected in layers.state_dict().items():
         if key not in state:
-            raise InputError(f"the weights {source!r} have no {key!r}; give weights of the model that is asked for")
-        found = state[key]
-        if found.shape != wanted.shape:
+            raise InputError(f"the weights {source!r} have no {key!r}; give weights of the requested model")
+        tensor = state[key]
+        if tensor.shape != expected.shape:
             raise InputError(
-                f"the weights {source!r} have {key!r} of shape {tuple(found.shape)}, where the model wants"
-                f" {tuple(wanted.shape)}; give weights of the model that is asked for"
+                f"the weights {source!r} have {key!r} of shape {tuple(tensor.shape)}, where the model has"
+                f" {tuple(expected.shape)}; give weights of the requested model"
             )

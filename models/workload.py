@@ -1,7 +1,7 @@
-"""What a step works on, as plain data, and how a step is built from it.
+"""The interface of a step, and the plain data from which a step is built.
 
-This is all that the measuring side knows of a step, so that one harness can drive the models of another revision.
-References, `package.module:name` or `path/to/file.py:name`, are how one process tells another what to import.
+The measuring code knows nothing else of a step, so that it can run the models of another revision. References,
+`package.module:name` or `path/to/file.py:name`, name what a process imports.
 """
 
 import importlib
@@ -21,11 +21,11 @@ from models.errors import InputError
 
 @dataclass(frozen=True)
 class Communication:
-    """What a step that several ranks share sends.
+    """The communication of one rank.
 
     Attributes:
-        bytes_per_iteration: sent by this rank in one iteration; None where that is not known.
-        iterate_alone: runs one iteration with all of this rank's work and nothing sent.
+        bytes_per_iteration: sent by this rank in one iteration; None if unknown.
+        iterate_alone: runs one iteration with all of this rank's work, but without communication.
     """
 
     bytes_per_iteration: int | None
@@ -33,53 +33,53 @@ class Communication:
 
 
 class Step(ABC):
-    """One timed unit of work. Calling it starts one iteration, and returns nothing that could stay alive."""
+    """One timed unit of work. A call starts one iteration, and returns nothing: a result would stay in memory."""
 
     @abstractmethod
     def __call__(self) -> None: ...
 
     @abstractmethod
     def loss(self) -> float | None:
-        """Loss of the latest iteration, None where there is none to speak of. Waits for the device."""
+        """Loss of the latest iteration; None if there is none. Waits for the device."""
 
     def parts(self) -> Mapping[str, Callable[[], None]]:
-        """The parts of an iteration by name; called in this order they are one iteration. Empty: it has none."""
+        """The parts of an iteration by name; called in this order they make one iteration. Empty without parts."""
         return {}
 
     def image(self) -> Tensor | None:
-        """The image so far, shape (1, 3, height, width), in [0, 1]; None for steps that make none."""
+        """The current image, shape (1, 3, height, width), in [0, 1]; None if the step makes no image."""
         return None
 
     def compile_seconds(self) -> float | None:
-        """What the first call spent on compiling; None where nothing is compiled."""
+        """Time that the first call spent on compilation; None if nothing is compiled."""
         return None
 
     def on_progress(self, report: Callable[[int, int], None]) -> None:
-        """Call `report(done, all)` after each part of an iteration, where a step works in parts; else do nothing."""
+        """Call `report(done, total)` after each part of an iteration; does nothing for a step without parts."""
         del report
 
     def communication(self) -> Communication | None:
-        """What this rank sends to others; None for steps that no ranks share."""
+        """The communication of this rank; None if the step does not run on several ranks."""
         return None
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What a step works on.
+    """The input of a step, as plain data.
 
     Attributes:
-        step: reference of the step's class, `package.module:Class`; `models.api.build` takes keys of its table too.
-        model: reference of the factory of the network.
-        device: as torch writes it, `cpu` or `cuda:0`.
+        step: reference of the step's class, `package.module:Class`; `models.api.build` also accepts keys of its table.
+        model: reference of the network's factory.
+        device: torch's name of the device, `cpu` or `cuda:0`.
         width, height: of the image, in pixels.
-        tile_px: side of the tiles of strategies that have any; 0 leaves it to them.
-        content, style: paths of pictures; where empty, noise of the same size is used.
+        mode: mode of a classifier's iteration, one of `api.MODES`; empty for other steps.
+        size: size of a microbenchmark, in the unit of `models.microbenchmarks`; 0 for other steps.
         weights: `random`, `imagenet` or a path.
-        mode: what a classifier's iteration is, one of `api.MODES`; empty for steps that have no modes.
-        ranks: how many processes share the work; torch.distributed tells each which of them it is.
-        iterations: of a picture that is generated, at all its sizes together; 0 for steps that may go on for ever.
-        unfinished: path of the file in which an interrupted picture is kept; empty for none.
-        size: how much a limit of the device is measured with, in the unit of `models.microbenchmarks`; 0 elsewhere.
+        content, style: paths of pictures; if empty, noise of the image's size.
+        tile_px: side of the tiles, for strategies with tiles; 0 for the strategy's default.
+        ranks: number of processes that share the work; torch.distributed knows the rank of each.
+        iterations: total number at all sizes of a generated picture; 0 for steps without an end.
+        unfinished: path of the checkpoint file of a generated picture; empty for none.
     """
 
     step: str
@@ -104,7 +104,7 @@ class Workload:
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:
-        """Built from the entries that this revision knows; a harness of another revision may send others."""
+        """A workload from the entries that this revision knows; the caller may be of another revision."""
         known = {field.name for field in fields(cls)}
         return cls(**{key: value for key, value in mapping.items() if key in known})
 
@@ -113,7 +113,7 @@ def build(workload: Workload) -> Step:
     """The step, ready to be called: network on its device, weights loaded, pictures read, targets computed.
 
     Raises:
-        InputError: the workload names something that cannot be had, or its step is no `Step`.
+        InputError: the workload names something that does not exist or cannot be read, or its step is no `Step`.
     """
     step = resolve(workload.step)(workload)
     if not isinstance(step, Step):
@@ -124,23 +124,23 @@ def build(workload: Workload) -> Step:
 
 
 def resolve(reference: str) -> Any:
-    """The object that `module:name` or `path/to/file.py:name` stands for.
+    """The object that a reference `module:name` or `path/to/file.py:name` names.
 
     Raises:
-        InputError: the module, file or name does not exist, or importing it fails.
+        InputError: the module, file or name does not exist, or its import fails.
     """
-    where, _, name = reference.rpartition(":")
+    location, _, name = reference.rpartition(":")
     try:
-        found: Any = _load_file(Path(where)) if where.endswith(".py") else importlib.import_module(where)
+        target: Any = _load_file(Path(location)) if location.endswith(".py") else importlib.import_module(location)
         for part in name.split("."):
-            found = getattr(found, part)
+            target = getattr(target, part)
     except (ImportError, AttributeError, OSError, ValueError) as error:
-        raise InputError(f"cannot import {reference!r} ({error}); the worker needs a module-level name") from error
-    return found
+        raise InputError(f"cannot import {reference!r} ({error}); give a name at module level") from error
+    return target
 
 
 def _load_file(path: Path) -> ModuleType:
-    # A conftest.py is no importable module: it is loaded under a name that its path makes unique.
+    # A conftest.py cannot be imported by name: it is loaded under a name made from its path.
     name = "goghmark_plugin_" + "_".join(path.with_suffix("").parts[1:])
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, path)

@@ -1,1 +1,1 @@
-"""The timed units of work, one file each, with the losses and precisions that they share."""
+"""The timed units of work, one file each, and what they share: losses, precisions, strategies."""

@@ -1,6 +1,6 @@
-"""Classification: the forward pass of a trained network, and the training iteration with its parts.
+"""Classification steps: the forward pass of a trained network, and the training iteration with its parts.
 
-Images and labels are random and stay on the device: what is timed is computing alone, no input.
+Images and labels are random and stay on the device: only computation is timed, no input.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,12 +17,12 @@ from models.workload import Step, Workload, resolve
 # Szegedy et al. 2015, section 5: "the losses of the auxiliary classifiers were weighted by 0.3".
 AUXILIARY_WEIGHT = 0.3
 
-# Micikevicius et al. 2018, section 3.2: a constant factor keeps gradients inside float16's range. A power of two
-# rounds nothing.
+# Micikevicius et al. 2018, section 3.2: a constant factor keeps gradients in float16's range. A power of two causes no
+# rounding.
 FLOAT16_LOSS_SCALE = 1024.0
 
-# Far below what the papers train with: the work is the same at any rate, and random labels must not drive a network
-# without normalisation out of range.
+# Far below the rates of the papers. The work does not depend on the rate, and with random labels a network without
+# normalisation must not diverge.
 LEARNING_RATE = 1e-4
 MOMENTUM = 0.9
 WEIGHT_DECAY = 1e-4
@@ -32,7 +32,7 @@ def classify(workload: Workload) -> Step:
     """The step of the workload's mode.
 
     Raises:
-        InputError: there is no such mode.
+        InputError: the mode is unknown.
     """
     match workload.mode:
         case "forward":
@@ -44,7 +44,7 @@ def classify(workload: Workload) -> Step:
 
 
 class Forward(Step):
-    """Logits of one batch, as a service computes them: eval and inference mode."""
+    """Logits of one batch, in eval mode and inference mode."""
 
     def __init__(self, workload: Workload) -> None:
         self._network, self._images = _network_and_images(workload)
@@ -61,7 +61,7 @@ class Forward(Step):
             self._logits = self._network(self._images)
 
     def loss(self) -> float | None:
-        """Mean of the logits: there is no loss, but a number shows that real work was done."""
+        """Mean of the logits: the step has no loss, but a number shows that real work was done."""
         return None if self._logits is None else float(self._logits.float().mean())
 
 
@@ -74,14 +74,14 @@ class Training(Step):
         self._precision = workload.precision
         self._labels = torch.randint(CLASSES, (workload.batch,), device=self._images.device)
         self._scale = FLOAT16_LOSS_SCALE if workload.precision == "float16" else 1.0
-        # The scale of the loss is taken back by the rate: v <- m v + s (g + w p), p <- p - (r / s) v.
+        # The learning rate undoes the loss scale s: v <- m v + s (g + w p), p <- p - (r / s) v.
         self._optimizer = torch.optim.SGD(
             self._network.parameters(),
             lr=LEARNING_RATE / self._scale,
             momentum=MOMENTUM,
             weight_decay=WEIGHT_DECAY * self._scale,
         )
-        self._graph: Tensor | None = None
+        self._loss_graph: Tensor | None = None
         self._loss: Tensor | None = None
 
     @property
@@ -93,7 +93,7 @@ class Training(Step):
         return self._optimizer
 
     def parts(self) -> Mapping[str, Callable[[], None]]:
-        """What an iteration consists of, in order."""
+        """The parts of an iteration, in order."""
         return {"forward": self._forward, "backward": self._backward, "optimizer": self._step}
 
     def __call__(self) -> None:
@@ -106,14 +106,14 @@ class Training(Step):
 
     def _forward(self) -> None:
         with arithmetic(self._precision, self._images.device.type):
-            self._graph = loss_of(self._network(self._images), self._labels)
-        self._loss = self._graph.detach()
+            self._loss_graph = loss_of(self._network(self._images), self._labels)
+        self._loss = self._loss_graph.detach()
 
     def _backward(self) -> None:
-        assert self._graph is not None, "forward comes first"
+        assert self._loss_graph is not None, "forward comes first"
         with arithmetic(self._precision, self._images.device.type):
-            (self._graph * self._scale).backward()
-        self._graph = None
+            (self._loss_graph * self._scale).backward()
+        self._loss_graph = None
 
     def _step(self) -> None:
         self._optimizer.step()
@@ -121,7 +121,7 @@ class Training(Step):
 
 
 def loss_of(output: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
-    """Cross-entropy of the logits, and of auxiliary ones with their weight; shape ()."""
+    """Cross-entropy of the logits plus the weighted cross-entropy of auxiliary logits; shape ()."""
     loss = cross_entropy(main_logits(output).float(), labels)
     if not isinstance(output, Tensor):
         for auxiliary in output[1:]:
@@ -132,6 +132,6 @@ def loss_of(output: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
 def _network_and_images(workload: Workload) -> tuple[nn.Module, Tensor]:
     device = torch.device(workload.device)
     network = materialise(resolve(workload.model)(), device, workload.seed)
-    torch.manual_seed(workload.seed)  # of dropout and labels too
-    # Normalised pictures have about mean 0 and deviation 1.
+    torch.manual_seed(workload.seed)  # also for dropout and labels
+    # Normalised images have about mean 0 and standard deviation 1.
     return network, torch.randn(workload.batch, 3, workload.height, workload.width, device=device)

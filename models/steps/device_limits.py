@@ -1,7 +1,7 @@
-"""Steps that measure limits of a device: copies, products, transfers, launches, and work in flight.
+"""Microbenchmarks of a device: copies, matrix products, convolutions, transfers, launches, and work in flight.
 
-Data is random: a chip that multiplies zeros takes less power, and clocks higher, than one that works. What is to come
-from memory rotates through more buffers than any cache holds.
+Data is random: a chip that multiplies zeros takes less power and clocks higher. Operations that must read from memory
+cycle through more buffers than fit in any cache.
 """
 
 import itertools
@@ -17,8 +17,8 @@ from models.workload import Step, Workload
 
 T = TypeVar("T")
 
-# More than the caches of any processor or card here: the largest is 256 MiB of a server's third level.
-_BEYOND_CACHES_BYTES = 512 * 2**20
+# More than the caches of known processors and GPUs; the largest is the 256 MiB third-level cache of a server.
+_LARGER_THAN_CACHES_BYTES = 512 * 2**20
 _FLOAT_BYTES = 4
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -35,7 +35,7 @@ class _Limit(Step):
 
 
 class Copy(_Limit):
-    """Copies one half of the working set, `size` bytes, onto the other. It is the set that fits a cache or does not."""
+    """Copies one half of a working set of `size` bytes onto the other half."""
 
     def __init__(self, workload: Workload) -> None:
         super().__init__(workload)
@@ -60,8 +60,7 @@ class Product(_Limit):
             return torch.randn(side, side, device=self._device).to(dtype)
 
         self._result = matrix()
-        pair_bytes = 2 * self._result.nbytes
-        self._pairs = _rotating(lambda: (matrix(), matrix()), pair_bytes)
+        self._pairs = _cycle(lambda: (matrix(), matrix()), 2 * self._result.nbytes)
 
     def __call__(self) -> None:
         with arithmetic(self._precision, self._device.type):
@@ -74,10 +73,10 @@ class Product(_Limit):
 
 
 class Convolution(_Limit):
-    """A 3x3 convolution over a square of side `size`, in the workload's precision and the layout that it likes.
+    """A 3x3 convolution over a square of side `size`, in the workload's precision, channels last in memory.
 
-    Beside the product, because a library can be good at the one and not at the other: on processors that it does not
-    know, MKL multiplies at half the rate at which oneDNN convolves.
+    In addition to the matrix product, because libraries differ: on processors that MKL does not recognise, its matrix
+    product reaches half the rate of oneDNN's convolution.
     """
 
     def __init__(self, workload: Workload) -> None:
@@ -100,7 +99,7 @@ class Convolution(_Limit):
 
 
 class Transfer(_Limit):
-    """Moves `size` bytes between host and device; the workload's model says which way and from what memory."""
+    """Copies `size` bytes between host and device; the workload's model names direction and host memory."""
 
     def __init__(self, workload: Workload) -> None:
         super().__init__(workload)
@@ -114,7 +113,7 @@ class Transfer(_Limit):
                 on_host = on_host.pin_memory()
             return (on_device, on_host) if direction == "upload" else (on_host, on_device)
 
-        self._pairs = _rotating(pair, workload.size)
+        self._pairs = _cycle(pair, workload.size)
 
     def __call__(self) -> None:
         for _ in range(self._repeats):
@@ -123,7 +122,7 @@ class Transfer(_Limit):
 
 
 class Launch(_Limit):
-    """Starts `size` operations on one number, each after the other, and waits for none."""
+    """Launches `size` operations on one number, one after the other, without synchronisation."""
 
     def __init__(self, workload: Workload) -> None:
         super().__init__(workload)
@@ -139,7 +138,7 @@ class Launch(_Limit):
 
 
 class Elements(_Limit):
-    """Exponentials of `size` numbers at once: each is independent, so they are what can be in flight."""
+    """Exponentials of `size` numbers in one operation: all are independent, so all can be in flight."""
 
     def __init__(self, workload: Workload) -> None:
         super().__init__(workload)
@@ -152,7 +151,7 @@ class Elements(_Limit):
 
 
 class Images(_Limit):
-    """A convolution of ResNet's first stage over `size` images at once."""
+    """A convolution of ResNet's first stage over a batch of `size` images."""
 
     def __init__(self, workload: Workload) -> None:
         super().__init__(workload)
@@ -165,6 +164,6 @@ class Images(_Limit):
                 self._layer(self._images)
 
 
-def _rotating(make: Callable[[], T], size_bytes: int) -> Iterator[T]:
-    """Endlessly the same few things, made now, of `size_bytes` each: together they fit no cache."""
-    return itertools.cycle([make() for _ in range(max(1, _BEYOND_CACHES_BYTES // size_bytes))])
+def _cycle(make: Callable[[], T], size_bytes: int) -> Iterator[T]:
+    """An endless cycle of buffers of `size_bytes` each, which together are larger than any cache."""
+    return itertools.cycle([make() for _ in range(max(1, _LARGER_THAN_CACHES_BYTES // size_bytes))])

@@ -1,10 +1,9 @@
-"""A finished picture, from coarse to fine: many iterations at several sizes, that can be interrupted in between.
+"""Generation of a finished picture from coarse to fine: many iterations at several sizes; can be interrupted.
 
-It departs from the timed iteration, which does what most programs do. Random weights make pictures as well, within
-limits (He et al. 2016, "A Powerful Generative Model Using Random Weights for the Deep Image Representation";
-Ustyuzhaninov et al. 2017, "What does it take to generate natural textures?"): colours, dabs and outlines in the manner
-of the style, not its objects. What is chosen for them here was chosen by looking at pictures of 192 to 384 px made with
-random weights of VGG-19.
+It differs from the timed iteration, which does what most programs do. Random weights make pictures within limits
+(He et al. 2016, "A Powerful Generative Model Using Random Weights for the Deep Image Representation"; Ustyuzhaninov et
+al. 2017, "What does it take to generate natural textures?"): colours, strokes and outlines of the style, not its
+objects. The constants for them were chosen by eye, from pictures of 192 to 384 px made with random weights of VGG-19.
 """
 
 import dataclasses
@@ -25,28 +24,27 @@ from models.steps.strategies import STRATEGIES
 from models.steps.style import OPTIMIZERS
 from models.workload import Step, Workload, resolve
 
-# With random weights, features of the last layers are much the same for every picture, and their gradient is speckle:
-# only the first of the style layers are looked at, the last of these for the content too.
+# With random weights, features of the last layers hardly depend on the picture, and their gradient is speckle: only
+# the first style layers are used, and the last of these is the content layer.
 _RANDOM_STYLE_LAYERS = 4
-# Alpha / beta for them; between a fifth and twice as much it hardly shows.
+# Alpha / beta for random weights; a fifth or twice as much makes hardly a visible difference.
 _RANDOM_CONTENT_WEIGHT = 0.01
-# Of the pixels' range, and how many pixels of the coarsest size one grain of it covers.
+# Amplitude of the initial noise in the pixels' range, and the size of its grains in pixels of the coarsest size.
 _NOISE, _GRAIN_PX = 0.04, 4
-# A gradient is seen at so many sizes, each half of the one before.
+# Number of levels of the gradient's pyramid; each has half the size of the one before.
 _GRADIENT_SIZES = 5
-# Adam's first step, of the pixels' range, and the share of it that is left at the end of a size: large steps leave
-# noise behind.
-_FIRST_RATE, _LAST_RATE_SHARE = 0.05, 0.1
-# Colours that vary less are taken for grey: stretched to the style's, they would be noise.
-_LEAST_VARIANCE = 1e-4
+# Adam's first learning rate in the pixels' range, and the fraction of it at the end of a size: large steps leave noise.
+_FIRST_RATE, _LAST_RATE_FRACTION = 0.05, 0.1
+# Colours with a smaller variance count as grey: scaled to the variance of the style, they would be noise.
+_SMALLEST_VARIANCE = 1e-4
 
 
-def looked_at(network: StyleNetwork, weights: str) -> StyleNetwork:
-    """The network with layers chosen for its weights, cut behind the last that a loss looks at."""
+def select_layers(network: StyleNetwork, weights: str) -> StyleNetwork:
+    """The network with loss layers that suit its weights, without the layers behind the last of them."""
     if weights != "random":
         return network
     chosen = dict(list(network.style_layers.items())[:_RANDOM_STYLE_LAYERS])
-    layers = until_last(map(_averaging, network.layers.named_children()), chosen)
+    layers = until_last(map(_with_average_pooling, network.layers.named_children()), chosen)
     return dataclasses.replace(
         network,
         layers=layers,
@@ -57,106 +55,107 @@ def looked_at(network: StyleNetwork, weights: str) -> StyleNetwork:
     )
 
 
-def _averaging(named: tuple[str, nn.Module]) -> tuple[str, nn.Module]:
-    """Average pooling instead of max pooling, as the paper prefers it: a maximum of random features paints a grid."""
-    name, layer = named
+def _with_average_pooling(named_layer: tuple[str, nn.Module]) -> tuple[str, nn.Module]:
+    """Average pooling instead of max pooling, as in the paper: maxima of random features cause a visible grid."""
+    name, layer = named_layer
     if isinstance(layer, nn.MaxPool2d):
         layer = nn.AvgPool2d(layer.kernel_size, layer.stride, layer.padding, ceil_mode=layer.ceil_mode)
     return name, layer
 
 
-def balanced(network: StyleNetwork, content: Tensor, style: Tensor) -> StyleNetwork:
-    """The network with its losses weighted so that each is relative: features that are all zero cost a layer's share.
+def balance_losses(network: StyleNetwork, content: Tensor, style: Tensor) -> StyleNetwork:
+    """The network with relative losses: each style loss is divided by its value for features of zero.
 
-    Layers whose Gram matrices are large would drown the others, more so with random weights, for which He et al. 2016
-    scale them too. What the network says of content against style (alpha / beta) holds of the relative losses.
+    Otherwise layers with large Gram matrices dominate, more so with random weights, for which He et al. 2016 scale the
+    losses, too. The content loss is divided by the variance of its features. The network's alpha / beta applies to the
+    relative losses.
 
     Args:
         content, style: of a small size, shape (1, 3, height, width).
     """
-    of_style, of_content = _features(network, style), _features(network, content)
+    style_features, content_features = _loss_layer_outputs(network, style), _loss_layer_outputs(network, content)
     style_layers = {}
-    for name, share in network.style_layers.items():
-        gram = gram_matrix(of_style[name])
-        # 1e-12: a layer that is dead has nothing to say, and no weight makes it speak.
-        style_layers[name] = share * (2 * gram.shape[0]) ** 2 / max(float(gram.square().sum()), 1e-12)
-    variance = max(float(of_content[network.content_layer].var()), 1e-12)
+    for name, weight in network.style_layers.items():
+        gram = gram_matrix(style_features[name])
+        # 1e-12 avoids a division by zero for a layer whose features are all zero.
+        style_layers[name] = weight * (2 * gram.shape[0]) ** 2 / max(float(gram.square().sum()), 1e-12)
+    variance = max(float(content_features[network.content_layer].var()), 1e-12)
     content_weight = network.content_weight / network.style_weight / variance
     return dataclasses.replace(network, style_layers=style_layers, style_weight=1.0, content_weight=content_weight)
 
 
-def _features(network: StyleNetwork, image: Tensor) -> Mapping[str, Tensor]:
+def _loss_layer_outputs(network: StyleNetwork, image: Tensor) -> Mapping[str, Tensor]:
     mean, std = (image.new_tensor(values).view(1, 3, 1, 1) for values in (network.mean, network.std))
-    taps, features = {}, (image - mean) / std
+    outputs, features = {}, (image - mean) / std
     with torch.no_grad():
         for name, layer in network.layers.named_children():
             features = layer(features)
-            if name in network.taps:
-                taps[name] = features.clone()  # the next layer may work in place
-    return taps
+            if name in network.loss_layers:
+                outputs[name] = features.clone()  # the next layer may work in place
+    return outputs
 
 
 def first_image(content: Tensor, style: Tensor, seed: int) -> Tensor:
-    """What the coarsest size starts from: the content in the colours of the style, in [0, 1].
+    """The start of the coarsest size: the content in the colours of the style, shape of `content`, in [0, 1].
 
-    Mean and covariance of its colours become the style's by a linear map, which Gatys et al. 2017, section 5.2, use the
-    other way round: to match the first layer's Gram matrix does the same in many iterations. Coarse noise on it is what
-    dabs grow from where the content is smooth: there its gradient is smooth as well.
+    A linear map gives its colours the mean and covariance of the style's (Gatys et al. 2017, section 5.2, in the other
+    direction). The optimisation would need many iterations for that. Coarse noise gives the style something to grow
+    from where the content, and so its gradient, is smooth.
     """
     height, width = content.shape[2:]
-    grains = (1, 3, max(1, height // _GRAIN_PX), max(1, width // _GRAIN_PX))
-    noise = _NOISE * torch.randn(grains, generator=torch.Generator().manual_seed(seed))
-    grained = content + interpolate(noise, size=(height, width), mode="bicubic").to(content)
-    (mean, spread), (wanted_mean, wanted_spread) = _colours(grained), _colours(style)
-    mapped = torch.einsum("ij,njhw->nihw", (wanted_spread @ spread.inverse()).to(content), grained - mean.to(content))
-    return (mapped + wanted_mean.to(content)).clamp_(0, 1)
+    grain_shape = (1, 3, max(1, height // _GRAIN_PX), max(1, width // _GRAIN_PX))
+    noise = _NOISE * torch.randn(grain_shape, generator=torch.Generator().manual_seed(seed))
+    noisy = content + interpolate(noise, size=(height, width), mode="bicubic").to(content)
+    (mean, root), (style_mean, style_root) = _colour_statistics(noisy), _colour_statistics(style)
+    mapped = torch.einsum("ij,njhw->nihw", (style_root @ root.inverse()).to(content), noisy - mean.to(content))
+    return (mapped + style_mean.to(content)).clamp_(0, 1)
 
 
-def _colours(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean of the colours, shape (1, 3, 1, 1), and the root of their covariance, shape (3, 3), in float64 on cpu."""
+def _colour_statistics(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of the colours, shape (1, 3, 1, 1), and square root of their covariance, shape (3, 3); float64 on cpu."""
     flat = image.detach().flatten(2).squeeze(0).cpu().double()
-    variances, axes = torch.linalg.eigh(flat.cov())
-    root = axes @ torch.diag(variances.clamp(min=_LEAST_VARIANCE).sqrt()) @ axes.T
+    variances, eigenvectors = torch.linalg.eigh(flat.cov())
+    root = eigenvectors @ torch.diag(variances.clamp(min=_SMALLEST_VARIANCE).sqrt()) @ eigenvectors.T
     return flat.mean(1).view(1, 3, 1, 1), root
 
 
-def smoothed(gradient: Tensor, sizes: int = _GRADIENT_SIZES) -> Tensor:
-    """The gradient and what it is at each halving of its size, added up; same shape.
+def add_coarse_gradients(gradient: Tensor, sizes: int = _GRADIENT_SIZES) -> Tensor:
+    """The sum of the gradient and its averages at half the size, a quarter and so on; same shape.
 
-    A step along it changes structure before single pixels: the gradient of an untrained network is mostly speckle, and
-    Adam, which scales each pixel's step by itself, would paint that. Preconditioned so, it still leads downhill: Olah
-    et al. 2017, "Feature Visualization", section "Preconditioning and Parameterization".
+    A preconditioner (Olah et al. 2017, "Feature Visualization", section "Preconditioning and Parameterization"): it is
+    still a descent direction, but changes structures before single pixels. The gradient of an untrained network is
+    mostly speckle, which Adam would amplify, because it scales the step of each pixel separately.
     """
     if sizes == 1 or min(gradient.shape[2:]) < 2:
         return gradient
-    coarse = smoothed(avg_pool2d(gradient, 2, ceil_mode=True), sizes - 1)
+    coarse = add_coarse_gradients(avg_pool2d(gradient, 2, ceil_mode=True), sizes - 1)
     return gradient + interpolate(coarse, size=gradient.shape[2:], mode="bilinear")
 
 
-def rate(done_share: float) -> float:
-    """Adam's learning rate when that share of a size's iterations is done."""
-    return _FIRST_RATE * (1 - (1 - _LAST_RATE_SHARE) * done_share)
+def learning_rate(done_fraction: float) -> float:
+    """Adam's learning rate after a fraction of a size's iterations."""
+    return _FIRST_RATE * (1 - (1 - _LAST_RATE_FRACTION) * done_fraction)
 
 
 class Generation(Step):
-    """A picture in the making; calling it is one iteration at the size in hand.
+    """Generates a picture; each call is one iteration at the current size.
 
-    Goes on with `workload.unfinished`, if there is such a file. `prepare` comes before the first iteration of a size,
-    `count` after each.
+    Resumes from the checkpoint file `workload.unfinished` if it exists. Call `prepare` before the first iteration of a
+    size, and `record_duration` after each iteration.
 
     Attributes:
-        scales: the sizes, from coarse to fine, with what is done of each.
+        scales: the sizes, from coarse to fine, with their progress.
     """
 
     def __init__(self, workload: Workload) -> None:
         self._workload = workload
         network = resolve(workload.model)()
-        least_px = smallest_side(network)
-        network = looked_at(network, workload.weights)
+        smallest_side_px = smallest_side(network)
+        network = select_layers(network, workload.weights)
         weights.load(network, workload.weights, torch.device(workload.device), workload.seed)
-        self.scales = coarse_to_fine(workload.width, workload.height, workload.iterations, least_px)
+        self.scales = coarse_to_fine(workload.width, workload.height, workload.iterations, smallest_side_px)
         coarsest = self.scales[0]
-        self._network = balanced(network, *(self._picture(path, coarsest) for path in self._paths))
+        self._network = balance_losses(network, *(self._read_picture(path, coarsest) for path in self._paths))
         self._image: Tensor | None = None
         self._objective: Objective | None = None
         self._optimizer: torch.optim.Optimizer | None = None
@@ -164,24 +163,24 @@ class Generation(Step):
         self._report: Callable[[int, int], None] | None = None
         self._loss: Tensor | None = None
         if workload.unfinished and Path(workload.unfinished).exists():
-            self._go_on_with(Path(workload.unfinished))
+            self._resume(Path(workload.unfinished))
 
     @property
     def scale(self) -> Scale:
-        """The size in hand: the first that is not done, or the last."""
+        """The current size: the first that is not done, or the last."""
         return next((scale for scale in self.scales if not scale.done), self.scales[-1])
 
     @property
     def prepared(self) -> bool:
-        """Whether an iteration at the size in hand can begin."""
+        """Whether an iteration at the current size can start."""
         return self._objective is not None and self._has_size(self.scale)
 
     def prepare(self) -> None:
-        """Make ready for the size in hand: enlarge the image, compute the targets."""
+        """Prepare the current size: enlarge the image, compute the targets."""
         scale = self.scale
-        # What the size before took is given back first: the two together would not fit where one of them just does.
+        # Free the memory of the previous size first, so that two sizes never share the budget.
         self._objective = self._optimizer = None
-        content, style = (self._picture(path, scale) for path in self._paths)
+        content, style = (self._read_picture(path, scale) for path in self._paths)
         if self._image is None:
             self._image = first_image(content, style, self._workload.seed)
         elif not self._has_size(scale):
@@ -199,19 +198,19 @@ class Generation(Step):
     def __call__(self) -> None:
         assert self._optimizer is not None, "prepare comes first"
         assert self._image is not None
-        if self._smooths:
+        if self._adds_coarse_gradients:
             for group in self._optimizer.param_groups:
-                group["lr"] = rate(len(self.scale.durations_seconds) / self.scale.iterations)
+                group["lr"] = learning_rate(len(self.scale.durations_seconds) / self.scale.iterations)
         self._loss = self._optimizer.step(self._evaluate)  # type: ignore[arg-type, assignment]
         with torch.no_grad():
             self._image.clamp_(0, 1)
 
-    def count(self, seconds: float) -> None:
-        """Note that an iteration took that long."""
+    def record_duration(self, seconds: float) -> None:
+        """Record that the latest iteration took so long."""
         self.scale.durations_seconds.append(seconds)
 
-    def note_loss(self, loss: float) -> None:
-        """Note the loss of the latest iteration, of the size that it belongs to."""
+    def record_loss(self, loss: float) -> None:
+        """Record the loss of the latest iteration at its size."""
         [*_, scale] = [scale for scale in self.scales if scale.durations_seconds]
         scale.first_loss = loss if scale.first_loss is None else scale.first_loss
         scale.last_loss = loss
@@ -228,10 +227,10 @@ class Generation(Step):
         return None if self._loss is None else float(self._loss)
 
     def save(self, path: Path, command: Mapping[str, Any]) -> None:
-        """Write all that it takes to go on.
+        """Write the checkpoint file.
 
         Args:
-            command: what the picture is made from; who goes on must have the same.
+            command: the inputs of the picture; only a run with the same inputs may resume.
         """
         assert self._optimizer is not None, "prepare comes first"
         assert self._image is not None
@@ -239,7 +238,7 @@ class Generation(Step):
         tensors = {"image": self._image.detach(), "optimizer": self._optimizer.state_dict()}
         generation_state.save(path, facts, tensors)
 
-    def _go_on_with(self, path: Path) -> None:
+    def _resume(self, path: Path) -> None:
         self.scales = [Scale(**scale) for scale in generation_state.read_facts(path)["scales"]]
         tensors = generation_state.read_tensors(path, torch.device(self._workload.device))
         self._image = tensors["image"]
@@ -250,20 +249,20 @@ class Generation(Step):
         assert self._objective is not None
         assert self._image is not None
         loss = self._objective(self._image)
-        if self._smooths and self._image.grad is not None:
-            self._image.grad = smoothed(self._image.grad)
+        if self._adds_coarse_gradients and self._image.grad is not None:
+            self._image.grad = add_coarse_gradients(self._image.grad)
         return loss
 
     @property
-    def _smooths(self) -> bool:
-        # L-BFGS finds its own metric, from gradients that must be those of the loss.
+    def _adds_coarse_gradients(self) -> bool:
+        # L-BFGS estimates curvature from gradients, which must be those of the loss.
         return self._workload.optimizer == "adam"
 
     @property
     def _paths(self) -> tuple[str, str]:
         return self._workload.content, self._workload.style
 
-    def _picture(self, path: str, scale: Scale) -> Tensor:
+    def _read_picture(self, path: str, scale: Scale) -> Tensor:
         return images.fit(images.read(path), scale.width, scale.height).to(self._workload.device)
 
     def _has_size(self, scale: Scale) -> bool:

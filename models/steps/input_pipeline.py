@@ -1,6 +1,6 @@
-"""The input side of classification: picture files become a normalised batch on the device.
+"""The input pipeline of classification: from picture files to a normalised batch on the device.
 
-Short because one step is all of it, and no other reads files.
+Short because it is one step, and the only one that reads files.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -15,17 +15,17 @@ from models.workload import Step, Workload
 
 
 class PictureInput(Step):
-    """One batch: read, decode, resize and crop, normalise each picture in one of `size` threads, then copy it over.
+    """One batch: `size` threads read, decode, resize, crop and normalise pictures; then the batch is copied.
 
-    Threads, because torchvision's decoding and resizing hold no interpreter lock while they work; each computes with
-    one core. The content and the style picture take turns. Files come from the system's cache after the first batch.
+    Decoding and resizing release the interpreter lock, so threads run in parallel; each uses one core. The batch
+    alternates between content and style picture. After the first batch the files are in the system's page cache.
     """
 
     def __init__(self, workload: Workload) -> None:
         paths = [path for path in (workload.content, workload.style) if path]
         if not paths:
             raise InputError("there is no picture to read; give --content=PATH or --style=PATH")
-        self._paths = [paths[place % len(paths)] for place in range(workload.batch)]
+        self._paths = [paths[index % len(paths)] for index in range(workload.batch)]
         self._width, self._height = workload.width, workload.height
         self._device = torch.device(workload.device)
         self._mean, self._std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
@@ -35,13 +35,13 @@ class PictureInput(Step):
 
     def __call__(self) -> None:
         list(self._threads.map(self._prepare, range(len(self._paths))))
-        # On cpu the batch is where it must be; elsewhere the copy is waited for before the next batch overwrites it.
+        # On cpu this is no copy. From pageable memory the copy is synchronous, so the next batch may overwrite it.
         self.batch = self._on_host.to(self._device)
 
     def loss(self) -> float | None:
-        """Mean of the batch: a number that shows that pictures were read."""
+        """Mean of the batch: the step has no loss, but a number shows that pictures were read."""
         return float(self.batch.mean())
 
-    def _prepare(self, place: int) -> None:
-        picture = images.fit(images.read(self._paths[place]), self._width, self._height)
-        torch.sub(picture[0], self._mean, out=self._on_host[place]).div_(self._std)
+    def _prepare(self, index: int) -> None:
+        picture = images.fit(images.read(self._paths[index]), self._width, self._height)
+        torch.sub(picture[0], self._mean, out=self._on_host[index]).div_(self._std)

@@ -1,34 +1,34 @@
-"""How glibc's malloc treats large blocks (mallopt(3)); with other C libraries, nothing here has any effect.
+"""Options of glibc's malloc for large blocks, see mallopt(3). Without effect with other C libraries.
 
-It is set for the rest of the process's life: what a cell needs is right for its worker.
+They last until the process ends, which is as long as the worker of one cell.
 
-Short because it is set and predicted from both sides, without torch.
+Short because steps set these options and predictions read them, without torch.
 """
 
 import ctypes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
-_NEVER = 2**31 - 1
-LARGEST_IN_HEAP_BYTES = 2**25  # the most that glibc takes for M_MMAP_THRESHOLD
-_MANY = 65536  # its own M_MMAP_MAX
+_LARGEST_INT = 2**31 - 1
+LARGEST_IN_HEAP_BYTES = 2**25  # the largest M_MMAP_THRESHOLD that glibc accepts
+_DEFAULT_MMAP_MAX = 65536
 
 
 def keep_freed_memory() -> None:
-    """Take all memory from the heap and keep it: else each iteration gives it back, and has it zeroed anew."""
-    _set((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _NEVER))
+    """Allocate all memory from the heap and never return it: else the kernel zeroes it again in each iteration."""
+    _set_options((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _LARGEST_INT))
 
 
 def keep_small_blocks(up_to_bytes: int) -> None:
-    """Keep blocks of up to that size, at most 32 MiB, in the heap, and give larger ones back at once.
+    """Allocate blocks of up to this size, at most 32 MiB, from the heap; return larger blocks to the kernel when freed.
 
-    For work in tiles: to give them back, too, saved little memory and cost a third of the time; to keep the maps that
-    they are put together to in the same heap leaves holes in it.
+    For tiles: to return their blocks as well saved little memory and took a third more time. Whole feature maps in the
+    same heap would fragment it.
     """
     limit = min(up_to_bytes, LARGEST_IN_HEAP_BYTES)
-    _set((_M_MMAP_MAX, _MANY), (_M_MMAP_THRESHOLD, limit), (_M_TRIM_THRESHOLD, 2 * limit))
+    _set_options((_M_MMAP_MAX, _DEFAULT_MMAP_MAX), (_M_MMAP_THRESHOLD, limit), (_M_TRIM_THRESHOLD, 2 * limit))
 
 
-def _set(*values: tuple[int, int]) -> None:
+def _set_options(*values: tuple[int, int]) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         for parameter, value in values:

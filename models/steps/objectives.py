@@ -1,8 +1,7 @@
-"""The loss of an image and its gradient: what it is made of, and the plain way to compute it.
+"""The loss of an image, its plain computation, and what every strategy shares: precision, loss scale, memory layout.
 
 Content and style loss of neural style generation (Gatys, Ecker & Bethge 2016, "Image Style Transfer Using
-Convolutional Neural Networks", section 2). Features have shape (1, channels, height, width). The floating-point
-precision of an iteration, and the order of numbers in memory, are what every strategy shares.
+Convolutional Neural Networks", section 2). Features have shape (1, channels, height, width).
 """
 
 import contextlib
@@ -21,16 +20,16 @@ _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 @contextlib.contextmanager
 def arithmetic(precision: str, device_type: str) -> Iterator[None]:
-    """Run what is inside with `precision`: the backends' float32 products and torch's autocast are set for it.
+    """Within the context, torch computes with `precision`: sets the backends' float32 precision and autocast.
 
-    float32 means float32: cuDNN's default of TF32 inside convolutions is switched off.
+    `float32` switches off TF32, which is cuDNN's default for convolutions.
     """
     tf32 = precision == "tf32"
-    products = "tf32" if tf32 else "ieee"
+    product_precision = "tf32" if tf32 else "ieee"
     backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
     before = [backend.fp32_precision for backend in backends]
     for backend in backends:
-        backend.fp32_precision = products
+        backend.fp32_precision = product_precision
     try:
         if precision in _AUTOCAST:
             with torch.autocast(device_type, dtype=_AUTOCAST[precision]):
@@ -43,19 +42,19 @@ def arithmetic(precision: str, device_type: str) -> Iterator[None]:
 
 
 def loss_scale(precision: str, pixels: int) -> float:
-    """What to multiply the loss with before the backward pass (Micikevicius et al. 2018, section 3.2).
+    """Factor of the loss in the backward pass (Micikevicius et al. 2018, section 3.2).
 
-    The losses are means over positions, so gradients shrink with the number of pixels and leave float16's range
-    (6e-8) from about 512 px on. The nearest power of two undoes that and rounds nothing.
+    The losses are means over positions, so gradients are proportional to 1 / pixels and underflow float16 (below 6e-8)
+    from about 512 px on. The factor is the number of pixels, rounded to a power of two, which causes no rounding.
     """
     return 2.0 ** (pixels.bit_length() - 1) if precision == "float16" else 1.0
 
 
 def gram_matrix(features: Tensor) -> Tensor:
-    """Correlation of feature maps, divided by the number of positions; shape (channels, channels).
+    """Gram matrix of features, divided by the number of positions; shape (channels, channels).
 
-    Equation 3 of the paper divided by its M: a target from a picture of another size stays comparable, and
-    float16 features cannot overflow the sum. Equation 4 then loses its 1/M^2, so the loss is the paper's.
+    Equation 3 of the paper divided by M, so that a target may come from a picture of another size, and float16 features
+    do not overflow the sum. Equation 4 then has no factor 1/M^2; the loss is that of the paper.
     """
     flat = features.flatten(2).squeeze(0)
     return flat @ flat.T / flat.shape[1]
@@ -69,38 +68,38 @@ def style_loss(gram: Tensor, target: Tensor) -> Tensor:
 def content_loss(features: Tensor, target: Tensor) -> Tensor:
     """Half the mean squared difference of features; shape ().
 
-    Departure from equation 1, which sums: the balance of content and style then depends on the image's size.
+    Departure from equation 1, a sum, with which the balance of content and style depends on the image's size.
     """
     return (features - target).square().mean() / 2
 
 
 def full_precision(features: Tensor) -> Tensor:
-    """Features in at least float32: sums over a million positions have no business in 8 bits of mantissa."""
+    """Features in at least float32: 8 bits of mantissa do not suffice for sums over a million positions."""
     return features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
 
 
 class Objective(ABC):
-    """What an optimiser minimises. Every strategy is one, and all compute the same numbers."""
+    """The function that an optimiser minimises. Every strategy is an objective; all compute the same loss."""
 
     @abstractmethod
     def __call__(self, image: Tensor) -> Tensor:
-        """Loss at `image`, detached, shape (); afterwards `image.grad` holds the gradient, shape of the image."""
+        """Loss at `image`, detached, shape (); sets `image.grad` to the gradient, shape of the image."""
 
     def on_progress(self, report: Callable[[int, int], None]) -> None:
-        """Call `report(done, all)` after each part of an evaluation, where it has parts; else do nothing."""
+        """Call `report(done, total)` after each tile; does nothing for objectives without tiles."""
         del report
 
     def compile_seconds(self) -> float | None:
-        """What the first evaluation spent on compiling; None where nothing is compiled."""
+        """Time that the first evaluation spent on compilation; None if nothing is compiled."""
         return None
 
 
 @dataclass(frozen=True)
 class StyleTask:
-    """All that defines the loss, and the price. Images have shape (1, 3, height, width), in [0, 1].
+    """The input of an objective. Images have shape (1, 3, height, width), in [0, 1].
 
     Attributes:
-        tile_px: side of the tiles of strategies that have any; 0 leaves it to them.
+        tile_px: side of the tiles, for strategies with tiles; 0 for the strategy's default.
     """
 
     network: StyleNetwork
@@ -136,15 +135,15 @@ class PlainObjective(Objective):
         return loss.detach()
 
     def loss(self, image: Tensor) -> Tensor:
-        """Loss at `image` with its autograd graph, shape (); the caller chooses the arithmetic."""
+        """Loss at `image` with its autograd graph, shape (); called within `arithmetic`."""
         features = self._features(image)
         terms = [self._loss_at(name, features[name]) for name in features]
         return torch.stack(terms).sum()
 
     def _loss_at(self, name: str, features: Tensor) -> Tensor:
-        """What the losses that look at layer `name` make of its features, shape ()."""
+        """Sum of the losses at layer `name`, shape ()."""
         network = self._network
-        # In full precision whatever the convolutions run in.
+        # In full precision, whatever the precision of the convolutions.
         with torch.autocast(features.device.type, enabled=False):
             exact = full_precision(features)
             loss = exact.new_zeros(())
@@ -158,22 +157,22 @@ class PlainObjective(Objective):
     def _gram(self, features: Tensor) -> Tensor:
         return gram_matrix(features)
 
-    def _normalised(self, image: Tensor) -> Tensor:
+    def _normalise(self, image: Tensor) -> Tensor:
         return (image - self._mean) / self._std
 
     def _features(self, image: Tensor) -> dict[str, Tensor]:
-        taps, features = {}, self._normalised(image)
+        outputs, features = {}, self._normalise(image)
         for name, layer in self._network.layers.named_children():
             features = layer(features)
-            if name in self._network.taps:
-                taps[name] = features
-        return taps
+            if name in self._network.loss_layers:
+                outputs[name] = features
+        return outputs
 
 
 def lay_out_channels_last(network: StyleNetwork) -> None:
-    """Reorder the frozen weights, layer by layer, so that no second copy of all of them is ever alive."""
+    """Store the frozen weights channels last in memory, layer by layer, without a second copy of all weights."""
     for layer in network.layers.modules():
         if isinstance(layer, nn.Conv2d):
-            # Not by Module.to: that swaps tensors, which fake ones refuse.
+            # Not by Module.to, which swaps tensors: fake tensors do not support that.
             weight = layer.weight.detach().contiguous(memory_format=torch.channels_last)
             layer.weight = nn.Parameter(weight, requires_grad=False)

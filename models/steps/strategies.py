@@ -1,19 +1,18 @@
-"""Ways to run an iteration: each computes the loss and gradient of `PlainObjective`, at another price.
+"""The strategies of a style iteration: all compute the loss and gradient of `PlainObjective`, at different costs.
 
-`checkpointed` is Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", with torch's implementation of it;
-`compiled` is torch.compile, forward and backward. `fastest` adds up what was measured to make an iteration faster
-without changing its mathematics. Its shares are of the processor time of VGG-19 at 512 px in float32 on one core with
-AVX-512, strategies alternating in processes of their own; others used the machine, so they are good to a few percent:
+`checkpointed` is activation checkpointing (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost") with
+torch's implementation; `compiled` is torch.compile, forward and backward. `fastest` combines the changes that were
+measured to be faster and do not change the mathematics. Speed-ups in processor time of VGG-19 at 512 px in float32, on
+one core with AVX-512, strategies alternating in separate processes, on a shared machine (accurate to a few percent):
 
-    plain, 3.2 s an iteration                                                                           1.00
-    channels last: convolutions work in that order, and need not reorder every map before and after     1.20
-    memory that is kept, and one product for the gradient of a Gram matrix, which is symmetric          1.54
+    plain, 3.2 s per iteration                                                                          1.00
+    channels last: convolutions use this layout, and need not convert each map before and after         1.20
+    freed memory is kept, and one product for the gradient of a Gram matrix, which is symmetric         1.54
 
-Most of the last step is the memory: the large blocks of an iteration are given back to the kernel when they are freed,
-and come again page by page, zeroed. Nothing behind the last loss layer is computed, and ReLU works in place, in
-`plain` as well. In bfloat16 the same sum reached 2.85 times `plain` in float32. Left out of `fastest`: torch.compile,
-a strategy of its own, because it takes a compiler and half a minute before the first iteration; and CUDA graphs, which
-have not been measured.
+Most of the last step is due to memory: without it the large blocks of an iteration return to the kernel when freed, and
+are zeroed again page by page. `plain`, too, computes nothing behind the last loss layer and uses in-place ReLUs. In
+bfloat16 `fastest` reached 2.85 times the speed of `plain` in float32. Not in `fastest`: torch.compile, a separate
+strategy, because it needs a compiler and half a minute before the first iteration; CUDA graphs, not yet measured.
 """
 
 import time
@@ -35,59 +34,58 @@ from models.steps.tiling.tiled import TiledObjective
 
 
 class ChannelsLastObjective(PlainObjective):
-    """What follows a convolution takes on the order of its input, so only weights and image are told."""
+    """Channels last in memory. Layers keep the layout of their input, so only weights and image are converted."""
 
     def __init__(self, task: StyleTask) -> None:
         lay_out_channels_last(task.network)
         super().__init__(task)
 
-    def _normalised(self, image: Tensor) -> Tensor:
-        return super()._normalised(image.contiguous(memory_format=torch.channels_last))
+    def _normalise(self, image: Tensor) -> Tensor:
+        return super()._normalise(image.contiguous(memory_format=torch.channels_last))
 
 
-POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+POOLING_LAYERS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
 
 class CheckpointedObjective(PlainObjective):
-    """One block at a time: its losses are computed within it, so that no feature map outlives it."""
+    """Activation checkpointing by blocks. A block computes its own losses, so that no feature map outlives it."""
 
     def __init__(self, task: StyleTask) -> None:
         super().__init__(task)
         self._blocks: list[list[tuple[str, nn.Module]]] = [[]]
         for name, layer in task.network.layers.named_children():
             self._blocks[-1].append((name, layer))
-            if isinstance(layer, POOLS):
+            if isinstance(layer, POOLING_LAYERS):
                 self._blocks.append([])
 
     def loss(self, image: Tensor) -> Tensor:
-        features = self._normalised(image)
+        features = self._normalise(image)
         total = image.new_zeros(())
         for block in self._blocks[:-1]:
-            # No random numbers in there, whose state would have to be kept.
+            # Blocks use no random numbers, so the generator's state need not be saved.
             features, loss = checkpoint(self._run, block, features, use_reentrant=False, preserve_rng_state=False)
             total = total + loss
-        # The last block's backward pass comes at once: there is nothing to be gained by forgetting it.
+        # The backward pass of the last block follows at once: checkpointing it would save nothing.
         _, loss = self._run(self._blocks[-1], features)
         return total + loss
 
     def _run(self, block: list[tuple[str, nn.Module]], features: Tensor) -> tuple[Tensor, Tensor]:
-        """The block's output, and the sum of the losses that look into it."""
+        """The block's output, and the sum of its losses."""
         loss = self._content_target.new_zeros(())
         for name, layer in block:
-            # Its input is kept: what works in place within the block must not reach it.
             features = layer(features)
-            if name in self._network.taps:
+            if name in self._network.loss_layers:
                 loss = loss + self._loss_at(name, features)
         return features, loss
 
 
 class CompiledObjective(PlainObjective):
-    """Compiles in its first call, which runs twice: what the first run takes longer than the second is compilation.
+    """Compiles in the first call, which runs twice: compile time is the difference between the two runs.
 
-    torch keeps compiled code on disk, so that a second worker finds most of it there.
+    torch caches compiled code on disk, so that a second worker finds most of it there.
 
     Raises:
-        Unsupported: there is no compiler here, or it cannot compile this network.
+        Unsupported: there is no compiler, or it cannot compile this network.
     """
 
     def __init__(self, task: StyleTask) -> None:
@@ -112,7 +110,7 @@ class CompiledObjective(PlainObjective):
         try:
             loss = super().__call__(image)
         except Exception as error:
-            if _of_compiler(error):
+            if _is_compiler_error(error):
                 reason = str(error).strip().splitlines()[0]
                 raise Unsupported(f"torch.compile does not work here ({reason}); use another --strategy") from error
             raise
@@ -120,13 +118,13 @@ class CompiledObjective(PlainObjective):
         return time.perf_counter() - start
 
 
-def _of_compiler(error: Exception) -> bool:
-    """Whether the compiler failed, rather than what it made."""
-    return any(kind.__module__.startswith(("torch._dynamo", "torch._inductor")) for kind in type(error).__mro__)
+def _is_compiler_error(error: Exception) -> bool:
+    """Whether the error is the compiler's, not that of the compiled code."""
+    return any(base.__module__.startswith(("torch._dynamo", "torch._inductor")) for base in type(error).__mro__)
 
 
 class FastestObjective(ChannelsLastObjective):
-    """Channels last, one product per Gram gradient, and memory that is kept, for the rest of the process's life."""
+    """Channels last, one product per Gram gradient, and freed memory is kept, until the process ends."""
 
     def __init__(self, task: StyleTask) -> None:
         keep_freed_memory()
@@ -137,10 +135,10 @@ class FastestObjective(ChannelsLastObjective):
 
 
 class GramMatrix(torch.autograd.Function):
-    """`losses.gram_matrix`, whose gradient is one matrix product where autograd needs two.
+    """`objectives.gram_matrix` with one matrix product in the backward pass; autograd needs two.
 
-    G = F F^T / M gives F the gradient (D + D^T) F / M, and D, the gradient of a function of G alone, is symmetric
-    because G and its target are: 2 D F / M.
+    For G = F F^T / M, the gradient with respect to F is (D + D^T) F / M, with D the gradient with respect to G. Since G
+    and its target are symmetric, so is D, and the gradient is 2 D F / M.
     """
 
     @staticmethod
@@ -153,8 +151,8 @@ class GramMatrix(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (features,) = ctx.saved_tensors
         positions = features.permute(0, 2, 3, 1).flatten(0, 2)
-        pulled = positions @ (gradient * (2 / positions.shape[0]))
-        return pulled.view(1, *features.shape[2:], -1).permute(0, 3, 1, 2)
+        feature_gradient = positions @ (gradient * (2 / positions.shape[0]))
+        return feature_gradient.view(1, *features.shape[2:], -1).permute(0, 3, 1, 2)
 
 
 STRATEGIES: dict[str, Callable[[StyleTask], Objective]] = {
@@ -174,8 +172,8 @@ def smallest_tile(network: StyleNetwork, strategy: str) -> int:
     Raises:
         InputError: the network has a layer that cannot be tiled.
     """
-    if strategy == "streamed":  # a block's halo is a few positions, and any tile will do
+    if strategy == "streamed":  # any tile works: a block's halo is a few positions
         side = smallest_side(network)
         blocks_of(network, side, side)
         return 1
-    return TileChain(network, network.taps, strategy).smallest_side()
+    return TileChain(network, strategy).smallest_side()

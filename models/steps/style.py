@@ -1,4 +1,4 @@
-"""Neural style generation (Gatys et al. 2016): the iteration, its parts alone, and how exact its gradient is."""
+"""Neural style generation (Gatys et al. 2016): the iteration, its parts, and the accuracy of its gradient."""
 
 import dataclasses
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from models.steps.objectives import PlainObjective, StyleTask, arithmetic
 from models.steps.strategies import STRATEGIES
 from models.workload import Step, Workload, resolve
 
-# Where torch has 100: each entry costs two images of memory, and steps differ little.
+# torch's default is 100. Each entry takes the memory of two images, and steps differ little.
 LBFGS_HISTORY = 10
 
 
@@ -46,7 +46,7 @@ class StyleIteration(Step):
 
 
 class StyleForward(Step):
-    """The first part of an iteration alone: forward and losses, with all that the backward pass would need."""
+    """The first part of an iteration: forward and losses, storing all that the backward pass would need."""
 
     def __init__(self, workload: Workload) -> None:
         task = style_task(workload)
@@ -57,7 +57,7 @@ class StyleForward(Step):
 
     def __call__(self) -> None:
         with arithmetic(self._precision, self._image.device.type):
-            # Detached at once: the graph, and with it every activation, is gone when the forward pass is over.
+            # Detached, so that the graph and its activations are freed at the end of the call.
             self._loss = self._objective.loss(self._image).detach()
 
     def loss(self) -> float | None:
@@ -84,7 +84,7 @@ def style_task(workload: Workload) -> StyleTask:
     """Network with weights, and both pictures, on the workload's device.
 
     Raises:
-        InputError: a picture or weights that cannot be had.
+        InputError: a picture or weights cannot be loaded.
     """
     network = loaded_network(workload)
     content, style = (picture(path, workload) for path in (workload.content, workload.style))
@@ -95,7 +95,7 @@ def loaded_network(workload: Workload) -> StyleNetwork:
     """The workload's network with weights, on its device.
 
     Raises:
-        InputError: weights that cannot be had.
+        InputError: the weights cannot be loaded.
     """
     network: StyleNetwork = resolve(workload.model)()
     weights.load(network, workload.weights, torch.device(workload.device), workload.seed)
@@ -103,13 +103,13 @@ def loaded_network(workload: Workload) -> StyleNetwork:
 
 
 def picture(path: str, workload: Workload) -> Tensor:
-    """The picture of that path, or noise where it is empty, on the workload's device and of its size.
+    """The picture at `path`, or noise if that is empty, in the workload's size and on its device.
 
-    Departure from the paper, which lets the style picture have its own size: it gets the image's, as in the paper's
-    code, so that a cell's cost is given by the cell's resolution alone.
+    Shape (1, 3, height, width), in [0, 1]. Departure from the paper, in which the style picture keeps its own size: it
+    is resized to that of the image, as in the paper's code, so that the resolution alone determines a cell's cost.
 
     Raises:
-        InputError: a picture that cannot be had.
+        InputError: the picture cannot be read.
     """
     device = torch.device(workload.device)
     if not path:
@@ -118,52 +118,52 @@ def picture(path: str, workload: Workload) -> Tensor:
 
 
 def first_image(task: StyleTask) -> Tensor:
-    """What the optimisation starts from: the content picture.
+    """The start of the optimisation: the content picture.
 
-    Departure from the paper, which starts from white noise: most programs start here, and the result is usable
-    after fewer iterations. The work per iteration is the same.
+    Departure from the paper, which starts from white noise: most programs start from the content, and the result is
+    usable after fewer iterations. The work per iteration is the same.
     """
     return task.content.clone().requires_grad_(True)
 
 
 def adam(image: Tensor) -> torch.optim.Optimizer:
-    """Adam, as most programs use it. The paper used L-BFGS; 0.02 is two hundredths of the pixels' range."""
+    """Adam, as in most programs; the paper used L-BFGS. The learning rate is 2 % of the pixels' range."""
     return torch.optim.Adam([image], lr=0.02)
 
 
 def lbfgs(image: Tensor) -> torch.optim.Optimizer:
-    """L-BFGS, the paper's choice, one evaluation per step so that an iteration means the same as with Adam."""
+    """L-BFGS, as in the paper. One evaluation per step, so that an iteration is the same work as with Adam."""
     return torch.optim.LBFGS([image], lr=1.0, max_iter=1, history_size=LBFGS_HISTORY)
 
 
 OPTIMIZERS = {"adam": adam, "lbfgs": lbfgs}
 
 
-# Rounding hardly depends on the size of the picture; this one takes a fraction of a second in float64.
-SIDE_PX = 128
+# Rounding hardly depends on the image's size; this size takes a fraction of a second in float64.
+DEVIATION_SIDE_PX = 128
 
 
 def gradient_deviation(workload: Workload) -> float:
-    """Relative L2 distance of the gradient from that of `PlainObjective` in float64, at the first image.
+    """Relative L2 distance between the gradient and that of `PlainObjective` in float64, at the first image.
 
-    For the same pictures and weights, of SIDE_PX or the smallest side that the network takes. The exact gradient is
-    computed on the cpu: some devices have no float64.
+    With the same pictures and weights, at DEVIATION_SIDE_PX or the smallest side that the network accepts. The float64
+    gradient is computed on the cpu, because some devices have no float64.
     """
     with torch.device("meta"):
-        side = max(SIDE_PX, smallest_side(resolve(workload.model)()))
+        side = max(DEVIATION_SIDE_PX, smallest_side(resolve(workload.model)()))
     small = dataclasses.replace(workload, width=side, height=side)
     task = style_task(small)
     image = first_image(task)
     STRATEGIES[workload.strategy](task)(image)
     assert image.grad is not None
     exact = _exact_gradient(dataclasses.replace(small, device="cpu"), task)
-    found = image.grad.detach().to("cpu", torch.float64)
-    return float((found - exact).norm() / exact.norm())
+    gradient = image.grad.detach().to("cpu", torch.float64)
+    return float((gradient - exact).norm() / exact.norm())
 
 
 def _exact_gradient(workload: Workload, task: StyleTask) -> torch.Tensor:
     reference = style_task(workload)
-    # Noise instead of pictures would be other noise: the pictures are those of the task.
+    # The pictures are those of the task: noise would be different noise.
     content, style = (picture.to("cpu", torch.float64) for picture in (task.content, task.style))
     reference.network.layers.double()
     exact = StyleTask(reference.network, content, style)

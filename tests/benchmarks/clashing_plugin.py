@@ -1,4 +1,4 @@
-"""A user's plugin whose details would overwrite what was measured."""
+"""A user's plugin whose details would overwrite a measured value."""
 
 
 def pytest_goghmark_details(outcome):

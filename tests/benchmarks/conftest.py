@@ -1,4 +1,4 @@
-"""Runs of the suite as its users run it: a pytest of its own, with the tiny model where one will do."""
+"""Runs of the suite as users run it, in separate pytest processes, with the plugin of the tiny model."""
 
 import json
 import os
@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 
 
 class Suite:
-    """Starts the suite with a record file of its own, and reads what came out."""
+    """Starts the suite with its own record file, and reads that file."""
 
     def __init__(self, folder: Path, server: PytestServer) -> None:
         self._server = server
@@ -30,11 +30,11 @@ class Suite:
         return os.environ | {"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"}
 
     def run(self, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-        """A run of which the outcome matters; see `PytestServer`."""
+        """A run in a forked pytest process; see `PytestServer`."""
         return self._server.run(self.command(*arguments)[3:], self.environment, cwd)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """A pytest of its own from the first import on, for tests of what becomes of its processes."""
+        """A run in a pytest process that is started anew, for tests of its signals and processes."""
         return subprocess.Popen(
             interruptible(self.command(*arguments)),
             cwd=ROOT,

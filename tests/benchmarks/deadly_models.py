@@ -1,4 +1,4 @@
-"""A user's plugin whose models do to their worker, in `forward`, what models have been seen to do, and worse."""
+"""A user's plugin whose models end or disturb their worker in `forward`, in ways that models have been seen to."""
 
 import ctypes
 import errno
@@ -17,35 +17,35 @@ from torch import nn
 from models.network import StyleNetwork
 
 MODELS: dict[str, Callable[[], StyleNetwork]] = {}
-# What a model has left behind in its worker: once is enough.
-LEFT: list[str] = []
+# Processes and threads that a model has started in its worker: it starts them only once.
+STARTED: list[str] = []
 
 
-class Deadly(nn.Conv2d):
-    """A convolution with an accident, which happens with real images only: sizes and memory are found without."""
+class FailingConvolution(nn.Conv2d):
+    """A convolution that fails with real images only, not when sizes are determined or memory is predicted."""
 
-    def __init__(self, accident: Callable[[], float | None]) -> None:
+    def __init__(self, failure: Callable[[], float | None]) -> None:
         super().__init__(3, 4, 3, padding=1)
-        self._accident = accident
+        self._failure = failure
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         if type(image) is not torch.Tensor or image.device.type != "cpu":
             return super().forward(image)
-        factor = self._accident()
+        factor = self._failure()
         return super().forward(image) * (1.0 if factor is None else factor)
 
 
-def model(accident: Callable[[], float | None]) -> Callable[[], StyleNetwork]:
-    """A model named like the accident."""
+def model(failure: Callable[[], float | None]) -> Callable[[], StyleNetwork]:
+    """A model with the name of the failure."""
 
-    @functools.wraps(accident)
+    @functools.wraps(failure)
     def network() -> StyleNetwork:
         layers = nn.Sequential()
         with torch.device("meta"):
-            layers.add_module("conv1", Deadly(accident))
+            layers.add_module("conv1", FailingConvolution(failure))
         return StyleNetwork(layers, "conv1", {"conv1": 1.0})
 
-    MODELS[accident.__name__] = network
+    MODELS[failure.__name__] = network
     return network
 
 
@@ -116,22 +116,22 @@ def sleep():
 
 @model
 def regular_expression():
-    re.match(r"(a+)+$", "a" * 60 + "b")  # for ever, and holds the interpreter lock
+    re.match(r"(a+)+$", "a" * 60 + "b")  # never ends, and holds the interpreter lock
 
 
 @model
 def memory_balloon():
-    held = []
+    tensors = []
     while True:
-        held.append(torch.empty(2**26))  # not written to: a busy machine takes seconds to hand a GiB out
+        tensors.append(torch.empty(2**26))  # not written to: on a busy machine that takes seconds per GiB
 
 
 @model
 def grandchildren():
-    if LEFT:
+    if STARTED:
         return
     for _ in range(3):
-        LEFT.append("a process")
+        STARTED.append("a process")
         if os.fork() == 0:
             time.sleep(1000)
 
@@ -166,10 +166,10 @@ def flood_on_stderr():
 
 @model
 def threads():
-    if LEFT:
+    if STARTED:
         return
     for _ in range(4):
-        LEFT.append("a thread")
+        STARTED.append("a thread")
         threading.Thread(target=time.sleep, args=(1000,)).start()
 
 

@@ -1,4 +1,4 @@
-"""Benchmarks of classifiers, limits and input as users run them."""
+"""Runs of the benchmarks of classifiers, device limits and the input pipeline."""
 
 import json
 import re
@@ -9,14 +9,14 @@ SMALL = ("--model=basic_cnn", "--resolution=32", "--batch=2")
 
 
 def run(suite, *arguments):
-    return suite.run("benchmarks", *arguments)  # the default run generates images only
+    return suite.run("benchmarks", *arguments)  # without a path only the default benchmarks run
 
 
 def ids(done):
     return [line.split("::")[1] for line in done.stdout.splitlines() if "::" in line]
 
 
-def test_classifiers_run_in_both_modes_and_say_what_their_rate_means(suite):
+def test_classifiers_run_in_both_modes_and_report_the_time_of_a_pass_and_of_training(suite):
     done = run(suite, "--benchmark-only", "-k", "test_classification", *SMALL, "--dataset-images=15000", "--epochs=2")
     assert done.returncode == 0, done.stdout + done.stderr
     forward, training = suite.recorded()["cells"]
@@ -34,7 +34,7 @@ def test_classifiers_run_in_both_modes_and_say_what_their_rate_means(suite):
     assert "(2 epochs of" in done.stdout
 
 
-def test_ids_of_classifiers_tell_batch_and_mode(suite):
+def test_ids_of_classifiers_contain_batch_and_mode(suite):
     done = run(suite, "--collect-only", "-q", "-k", "test_classification", "--model=nin,basic_cnn", "--batch=1,16")
     assert ids(done) == [
         f"test_classification[cpu-{model}-224px-batch{batch}-{mode}]"
@@ -44,7 +44,7 @@ def test_ids_of_classifiers_tell_batch_and_mode(suite):
     ]
 
 
-def test_a_model_of_other_benchmarks_gives_no_cell_and_no_error(suite):
+def test_a_model_gives_no_cell_and_no_error_in_benchmarks_that_do_not_have_it(suite):
     done = run(suite, "--collect-only", "-q", "--benchmark-only", "--model=resnet50,vgg19", "--batch=1")
     assert done.returncode == 0, done.stdout + done.stderr
     of_networks = {name for name in ids(done) if "resnet50" in name or "vgg19" in name}
@@ -57,16 +57,16 @@ def test_a_model_of_other_benchmarks_gives_no_cell_and_no_error(suite):
     assert {name for name in of_networks if "vgg19" in name} >= {"test_style_iteration[cpu-vgg19-64px]"}
 
 
-def test_a_cpu_is_spared_large_batches_unless_they_are_asked_for(suite):
+def test_on_cpu_large_batches_run_only_on_request(suite):
     counts = [
-        run(suite, "--collect-only", "-q", "-k", "test_classification", "--model=nin", *asked).stdout.count("batch64")
-        for asked in ((), ("--batch=64",))
+        run(suite, "--collect-only", "-q", "-k", "test_classification", "--model=nin", *options).stdout.count("batch64")
+        for options in ((), ("--batch=64",))
     ]
     assert counts == [0, 2]
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("options", "sentence"),
     [
         (["--batch=0"], "'0' is not a batch"),
         (["--mode=dream"], "no mode named 'dream'; there are: forward, training"),
@@ -79,15 +79,15 @@ def test_a_cpu_is_spared_large_batches_unless_they_are_asked_for(suite):
     ],
     ids=("batch", "mode", "lacking_mode", "model", "resolution", "normalisation", "images", "epochs"),
 )
-def test_what_cannot_be_meant_is_one_sentence_before_anything_runs(suite, asked, said):
-    done = run(suite, "--benchmark-only", *asked)
+def test_bad_input_is_reported_in_one_sentence_before_anything_runs(suite, options, sentence):
+    done = run(suite, "--benchmark-only", *options)
     assert done.returncode == 4
     (line,) = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("ERROR")]
-    assert said in line
+    assert sentence in line
     assert not suite.record.exists()
 
 
-def test_a_batch_that_does_not_fit_is_a_result(suite):
+def test_a_batch_that_does_not_fit_is_recorded_and_fails_nothing(suite):
     done = run(suite,
         "--benchmark-only", "-k", "test_classification", "--model=basic_cnn", "--batch=1,400", "--mode=training",
         "--memory-limit=300MiB", "--resolution=96",
@@ -113,7 +113,7 @@ def test_the_largest_batch_fits_and_one_step_more_does_not(suite):
     assert cell["failed_cause"] == "host_allocator"
 
 
-def test_parts_of_training_are_timed_apart(suite):
+def test_parts_of_training_are_timed_separately(suite):
     done = run(suite, "--benchmark-only", "-k", "test_training_parts", *SMALL)
     assert done.returncode == 0, done.stdout + done.stderr
     (cell,) = suite.recorded()["cells"]
@@ -122,7 +122,7 @@ def test_parts_of_training_are_timed_apart(suite):
     assert run(suite, "--collect-only", "-q", "-k", "test_training_parts", "--mode=forward").returncode == 5
 
 
-def test_limits_run_first_and_cells_are_held_against_them(suite):
+def test_limits_run_first_and_the_roofline_compares_cells_with_them(suite):
     done = run(suite,
         "--benchmark-only", *SMALL, "--mode=forward", "--precision=float32",
         "-k", "test_classification or test_copy and 1MiB or test_product and 1024square",
@@ -143,7 +143,7 @@ def test_limits_run_first_and_cells_are_held_against_them(suite):
 
 
 @pytest.mark.slow
-def test_limits_of_an_earlier_run_are_told_with_their_date(suite):
+def test_limits_of_an_earlier_run_are_used_with_their_date(suite):
     limits = ("--benchmark-only", "-k", "test_copy and 1MiB or test_product and 1024square and float32")
     assert run(suite, *limits).returncode == 0
     done = run(suite, "--benchmark-only", "-k", "test_classification", *SMALL, "--mode=forward")
@@ -152,13 +152,13 @@ def test_limits_of_an_earlier_run_are_told_with_their_date(suite):
     assert f"limits measured: cpu: {cell['ceiling_measured']}" in done.stdout
 
 
-def test_transfers_are_for_accelerators_only(suite):
+def test_transfers_are_measured_on_accelerators_only(suite):
     done = run(suite, "--collect-only", "-q", "-k", "upload or download or launch", "--device=cpu")
     assert ids(done) == ["test_launch[cpu-1calls]", "test_launch[cpu-1000calls]"]
 
 
 @pytest.mark.slow
-def test_input_is_measured_and_names_the_bottleneck(suite):
+def test_the_input_pipeline_is_measured_and_the_bottleneck_is_named(suite):
     done = run(suite, "--benchmark-only", "-k", "test_input or test_classification", *SMALL, "--mode=forward")
     assert done.returncode == 0, done.stdout + done.stderr
     inputs = [cell for cell in suite.recorded()["cells"] if cell["benchmark"] == "test_input"]

@@ -1,4 +1,4 @@
-"""What a model can do to its worker: one run of all, of which every cell has its row, and the last one is as ever."""
+"""Models that end or disturb their worker in many ways, all in one run: every cell is recorded, and the run goes on."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 
 from tests.benchmarks.conftest import Suite
 
-# Status, cause, and what the message says.
+# Status, cause, and part of the message.
 DEATHS = {
     "sigkill": ("killed", None, "SIGKILL"),
     "sigterm": ("crash", "SIGTERM", "SIGTERM"),
@@ -43,7 +43,7 @@ RECORD_BYTES = 10**6
 
 @pytest.fixture(scope="module")
 def deaths(tmp_path_factory, forked_pytest):
-    """The one run, and what it wrote."""
+    """The run of all models, and its files."""
     folder = tmp_path_factory.mktemp("deaths")
     suite = Suite(folder, forked_pytest)
     words = ["-p", "deadly_models", "--benchmark-only", "-k", "style_iteration", "--cell-timeout=2", "--resolution=16"]
@@ -59,18 +59,18 @@ def cells(deaths):
 
 
 @pytest.mark.parametrize("model", DEATHS)
-def test_a_death_has_its_row(cells, model):
-    status, cause, said = DEATHS[model]
+def test_a_cell_is_recorded_with_status_and_cause(cells, model):
+    status, cause, text = DEATHS[model]
     cell = cells[model]
     assert cell["status"] == status, cell.get("message")
-    if said is None:
+    if text is None:
         assert cell["median_seconds"] > 0
         return
     assert (cell["cause"], cell["phase"] in ("build", "warmup")) == (cause, True)
-    assert said in cell["message"]
+    assert text in cell["message"]
 
 
-def test_every_cell_is_recorded_in_the_order_asked_for(deaths, cells):
+def test_every_cell_is_recorded_in_the_requested_order(deaths, cells):
     assert list(cells) == list(DEATHS)
     assert deaths.done.returncode == 1
     assert "INTERNALERROR" not in deaths.done.stdout + deaths.done.stderr
@@ -78,7 +78,7 @@ def test_every_cell_is_recorded_in_the_order_asked_for(deaths, cells):
         assert status in ("ok", "out_of_memory") or f"[cpu-{model}-16px]" in deaths.done.stdout
 
 
-def test_files_are_strict_json_and_bounded(deaths):
+def test_record_and_journal_are_strict_json_of_bounded_size(deaths):
     def refuse(constant):
         raise AssertionError(constant)
 
@@ -98,12 +98,12 @@ def test_no_process_is_left(deaths):
 
 
 def marked_processes(mark):
-    """Processes with the mark in the environment that they were started with, or forked from a process that was."""
-    found = []
+    """Ids of processes that were started, or forked from a process that was started, with the mark in the environment."""
+    pids = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             if mark in Path(f"/proc/{pid}/environ").read_bytes() and int(pid) != os.getpid():
-                found.append(pid)
-        except OSError:  # ended meanwhile
+                pids.append(pid)
+        except OSError:  # the process has ended
             continue
-    return found
+    return pids

@@ -1,4 +1,4 @@
-"""Benchmarks of several ranks as users run them."""
+"""Runs of the benchmarks with several ranks."""
 
 import pytest
 
@@ -39,7 +39,7 @@ def test_ranks_share_training_or_an_image_and_are_compared_with_one(suite):
     assert "test_data_parallel_weak[cpu-basic_cnn-32px-batch2-ranks2]" in done.stdout
 
 
-def test_more_ranks_than_cores_are_refused_before_anything_runs(suite):
+def test_more_ranks_than_cores_are_rejected_before_anything_runs(suite):
     done = suite.run(SCALING, "--benchmark-only", "--device=cpu", "--ranks=4096")
     assert done.returncode == 4
     (line,) = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("ERROR")]

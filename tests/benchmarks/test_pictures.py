@@ -7,18 +7,18 @@ from models import generation_state
 from models.steps.generation import Generation
 from models.workload import Workload
 
-FED = {"content": str(PICTURES / "content.jpg"), "style": str(PICTURES / "style.jpg")}
+PICTURE_PATHS = {"content": str(PICTURES / "content.jpg"), "style": str(PICTURES / "style.jpg")}
 GENERATE = ("--benchmark-only", "benchmarks/test_generate.py", "--model=nin", "--resolution=64")
 
 
-def test_style_cells_keep_their_pictures_and_the_record_says_where(suite, tmp_path):
+def test_pictures_of_style_cells_are_saved_and_recorded(suite, tmp_path):
     done = suite.run(
         "--benchmark-only",
         "-k",
         "style_iteration",
         "--model=tiny",
         "--resolution=32x24",
-        f"--save-images={tmp_path}/kept",
+        f"--save-images={tmp_path}/saved",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (cell,) = suite.recorded()["cells"]
@@ -28,7 +28,7 @@ def test_style_cells_keep_their_pictures_and_the_record_says_where(suite, tmp_pa
         assert picture.text["commit"].startswith(suite.recorded()["commit"]["id"])
 
 
-def test_a_folder_for_pictures_that_cannot_be_is_one_sentence_before_anything_runs(suite, tmp_path):
+def test_a_folder_that_cannot_be_created_is_reported_in_one_sentence_before_anything_runs(suite, tmp_path):
     (tmp_path / "file").touch()
     done = suite.run("--benchmark-only", "-k", "style_iteration", "--model=tiny", f"--save-images={tmp_path}/file")
     assert done.returncode == 4, done.stdout
@@ -36,31 +36,31 @@ def test_a_folder_for_pictures_that_cannot_be_is_one_sentence_before_anything_ru
     assert not suite.record.exists()
 
 
-class Asked:
-    """As much of the settings as a command is known by."""
+class Settings:
+    """The settings that identify a command."""
 
-    iterations, weights, content, style = 5, "random", FED["content"], FED["style"]
+    iterations, weights, content, style = 5, "random", PICTURE_PATHS["content"], PICTURE_PATHS["style"]
 
 
-def begun(path):
-    workload = Workload("x", "models.nin:nin", "cpu", 64, 64, iterations=5, **FED)
+def write_checkpoint(path):
+    workload = Workload("x", "models.nin:nin", "cpu", 64, 64, iterations=5, **PICTURE_PATHS)
     generation = Generation(workload)
     generation.prepare()
     generation()
-    generation.count(123.0)
-    generation.note_loss(generation.loss())
-    generation.save(path, command_facts(Asked))
+    generation.record_duration(123.0)
+    generation.record_loss(generation.loss())
+    generation.save(path, command_facts(Settings))
 
 
 @pytest.mark.slow
-def test_an_interrupted_picture_is_gone_on_with_by_the_same_command_only(suite, tmp_path):
+def test_an_interrupted_picture_is_resumed_by_the_same_command_only(suite, tmp_path):
     (tmp_path / "pictures").mkdir()
-    kept = tmp_path / "pictures" / "test_generate-cpu-nin-64px-adam-float32-plain.unfinished"
-    begun(kept)
+    checkpoint = tmp_path / "pictures" / "test_generate-cpu-nin-64px-adam-float32-plain.unfinished"
+    write_checkpoint(checkpoint)
     other = suite.run(*GENERATE, "--iterations=6")
     assert other.returncode == 4
     assert "of another command (iterations 5, not 6)" in other.stdout + other.stderr
-    assert generation_state.read_facts(kept)["scales"][0]["durations_seconds"] == [123.0]
+    assert generation_state.read_facts(checkpoint)["scales"][0]["durations_seconds"] == [123.0]
     same = suite.run(*GENERATE, "--iterations=5")
     assert same.returncode == 0, same.stdout + same.stderr
     (cell,) = suite.recorded()["cells"]
@@ -73,4 +73,4 @@ def test_an_interrupted_picture_is_gone_on_with_by_the_same_command_only(suite, 
     with Image.open(tmp_path / cell["picture"]) as picture:
         assert picture.size == (64, 64)
         assert picture.text["iterations"] == "5"
-    assert not kept.exists()
+    assert not checkpoint.exists()

@@ -1,9 +1,9 @@
-"""The command that says what card a picture needs."""
+"""The command `benchmarks.plan`, which predicts which cards are large enough."""
 
 import pytest
 
 from benchmarks import plan
-from fixtures.planning.scaling import usable
+from fixtures.planning.scaling import usable_bytes
 from models.api import CLASSIFIERS, PRECISIONS, STRATEGIES
 
 GIB = 2**30
@@ -20,7 +20,7 @@ def test_every_strategy_and_precision_has_a_row(capsys: pytest.CaptureFixture[st
     ]
 
 
-def test_an_8k_picture_needs_the_largest_card_whole_and_a_small_one_in_tiles(
+def test_an_8k_image_needs_the_largest_card_as_a_whole_and_a_small_one_in_tiles(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert plan.main(["--model=vgg19", "--resolution=7680x4320", "--tile=512", "--precision=float32"]) == 0
@@ -45,18 +45,18 @@ def test_a_classifier_has_a_row_for_each_mode_and_batch(capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    ("arguments", "meant"),
+    ("arguments", "first_words"),
     [
         (["--resolution=64", "--precision=float32"], "nin at 64x64 px with adam"),
         (["--resolution=64", "--batch=1"], "classifiers at 64x64 px"),
         (["--resolution=64", "--mode=forward"], "classifiers at 64x64 px"),
     ],
 )
-def test_mode_or_batch_decides_which_network_of_a_name_is_meant(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], meant: str
+def test_with_mode_or_batch_a_name_means_the_classifier(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], first_words: str
 ) -> None:
     assert plan.main(["--model=nin", *arguments]) == 0
-    assert capsys.readouterr().out.startswith(meant)
+    assert capsys.readouterr().out.startswith(first_words)
 
 
 def test_all_means_every_classifier(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +65,7 @@ def test_all_means_every_classifier(capsys: pytest.CaptureFixture[str], monkeypa
     assert capsys.readouterr().out.strip() == ",".join(sorted(CLASSIFIERS))
 
 
-def test_ranks_have_a_row_for_each_way_to_scale_and_images_a_second_where_a_rate_is_known(
+def test_ranks_have_a_row_for_each_kind_of_scaling_and_images_per_second_if_a_rate_is_known(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     shared = ["--model=basic_cnn", "--batch=4", "--resolution=32", "--ranks=2,8"]
@@ -73,16 +73,16 @@ def test_ranks_have_a_row_for_each_way_to_scale_and_images_a_second_where_a_rate
     _, columns, *rows = capsys.readouterr().out.splitlines()
     assert "images/s" in columns
     named = [tuple(row.split()[:4]) for row in rows if row.startswith("  basic_cnn")]
-    # A batch of 4 cannot be shared by 8.
+    # 8 ranks cannot share a batch of 4.
     assert named == [
         ("basic_cnn", "weak", "2", "4"),
         ("basic_cnn", "strong", "2", "2"),
         ("basic_cnn", "weak", "8", "4"),
     ]
     assert plan.main(shared) == 0
-    said = capsys.readouterr().out
-    assert "for times, give --rate=400images/s of one rank" in said
-    assert "for times, give --link=50GB/s" in said
+    output = capsys.readouterr().out
+    assert "for times, give --rate=400images/s of one rank" in output
+    assert "for times, give --link=50GB/s" in output
 
 
 def test_an_image_over_ranks_has_a_row_for_each_number_of_them(capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,15 +91,15 @@ def test_an_image_over_ranks_has_a_row_for_each_number_of_them(capsys: pytest.Ca
     head, columns, one, two, *_ = capsys.readouterr().out.splitlines()
     assert "128x256 px" in head
     assert "sent by a rank" in columns
-    # 5 s alone, and nothing is sent.
+    # A single rank takes 5 s and sends nothing.
     assert one.split()[:3] == ["float32", "1", "64"]
     assert " 5000 " in one
     assert two.split()[:3] == ["float32", "2", "64"]
 
 
-def test_a_card_keeps_the_reserve_that_a_run_leaves() -> None:
-    assert usable(4 * GIB) == 4 * GIB - GIB // 2
-    assert usable(80 * GIB) == 76 * GIB
+def test_the_usable_memory_of_a_card_is_less_by_the_reserve() -> None:
+    assert usable_bytes(4 * GIB) == 4 * GIB - GIB // 2
+    assert usable_bytes(80 * GIB) == 76 * GIB
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_card_keeps_the_reserve_that_a_run_leaves() -> None:
         (["--model=alexnet", "--ranks=2", "--record=absent.json"], "cannot be read"),
     ],
 )
-def test_bad_input_is_a_sentence_and_exit_status_2(
+def test_bad_input_is_reported_in_one_sentence_with_exit_status_2(
     capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
 ) -> None:
     try:

@@ -1,4 +1,4 @@
-"""The suite as users meet it: whole runs in a pytest of their own."""
+"""Whole runs of the suite, in separate pytest processes."""
 
 import json
 import os
@@ -46,7 +46,7 @@ def test_a_run_gives_table_record_journal_and_pytest_benchmarks_json(suite, tmp_
     assert "cell 1 of 3" not in done.stdout
 
 
-def test_axes_stand_in_the_id_only_if_they_were_asked_for(suite):
+def test_an_id_contains_only_axes_that_were_given(suite):
     done = suite.run(
         "--collect-only",
         "-q",
@@ -65,7 +65,7 @@ def test_axes_stand_in_the_id_only_if_they_were_asked_for(suite):
     assert not suite.record.exists()
 
 
-def test_what_a_cell_does_to_its_process_does_not_end_the_run(suite):
+def test_a_crash_a_timeout_and_an_invalid_result_do_not_end_the_run(suite):
     junit = suite.record.with_name("junit.xml")
     done = suite.run(
         *ONLY, "--model=dies,overflows,hangs,tiny", "--resolution=64", "--cell-timeout=4", f"--junit-xml={junit}"
@@ -89,13 +89,15 @@ def test_what_a_cell_does_to_its_process_does_not_end_the_run(suite):
 
 
 def properties_of(junit, model):
-    """The suite's properties of the test case of a model, without its prefix; of a failed one what says why."""
+    """The suite's properties of a model's test case, without their prefix; for a failed one those of the failure."""
     (case,) = (case for case in ElementTree.parse(junit).iter("testcase") if f"-{model}-" in case.get("name"))
-    found = {entry.get("name").removeprefix("goghmark_"): entry.get("value") for entry in case.iter("property")}
-    return found if found["status"] == "ok" else {key: found[key] for key in ("model", "status", "cause", "phase")}
+    properties = {entry.get("name").removeprefix("goghmark_"): entry.get("value") for entry in case.iter("property")}
+    if properties["status"] == "ok":
+        return properties
+    return {key: properties[key] for key in ("model", "status", "cause", "phase")}
 
 
-def test_an_image_that_does_not_fit_is_a_category_and_no_failure(suite):
+def test_an_image_that_does_not_fit_has_its_own_category_and_fails_nothing(suite):
     done = suite.run(*ONLY, "--model=vgg19", "--resolution=64,1024", "--memory-limit=600MiB")
     assert done.returncode == 0, done.stdout
     assert "1 passed, 1 out-of-memory" in re.sub(r"\x1b\[\d*m|, \d+ deselected", "", done.stdout)
@@ -112,7 +114,7 @@ def test_a_record_is_written_when_every_cell_fails(suite):
     assert [cell["status"] for cell in suite.recorded()["cells"]] == ["crash", "crash"]
 
 
-def test_stopping_at_the_first_failure_is_pytests_own_x(suite):
+def test_pytests_option_x_stops_at_the_first_failure(suite):
     done = suite.run(*ONLY, "-x", "-p", "no:cacheprovider", "--model=dies,tiny", "--resolution=64")
     assert done.returncode == 1
     assert len(suite.recorded()["cells"]) == 1
@@ -124,11 +126,13 @@ def wait_for_cells(suite, process, count):
         if suite.record.with_suffix(".jsonl").exists() and len(suite.journaled()) >= count:
             return
         time.sleep(0.05)
-    pytest.fail("the run did not get that far: " + (process.communicate()[0] if process.poll() is not None else ""))
+    pytest.fail(
+        f"fewer than {count} cells were finished: " + (process.communicate()[0] if process.poll() is not None else "")
+    )
 
 
 def workers_of(pid):
-    """Processes below `pid`, found through /proc."""
+    """Descendants of a process, from /proc."""
     parents = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -136,12 +140,12 @@ def workers_of(pid):
         except OSError:
             continue
         parents[int(entry.parent.name)] = int(rest.split()[1])
-    found, grown = {pid}, True
+    tree, grown = {pid}, True
     while grown:
-        below = {child for child, parent in parents.items() if parent in found}
-        grown = not below <= found
-        found |= below
-    return found - {pid}
+        children = {child for child, parent in parents.items() if parent in tree}
+        grown = not children <= tree
+        tree |= children
+    return tree - {pid}
 
 
 def test_ctrl_c_keeps_finished_cells_in_table_json_and_record(suite, tmp_path):
@@ -175,7 +179,7 @@ def test_killing_pytest_leaves_no_worker_and_a_journal_of_finished_cells(suite):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "sentence"),
     [
         (
             ["--model=vgg91"],
@@ -198,16 +202,18 @@ def test_killing_pytest_leaves_no_worker_and_a_journal_of_finished_cells(suite):
         (["--record=/proc/nowhere/record.json", "--model=tiny"], "cannot be written"),
     ],
 )
-def test_bad_input_is_one_sentence_and_nothing_is_measured_or_overwritten(suite, arguments, said):
+def test_bad_input_is_reported_in_one_sentence_and_nothing_is_measured_or_overwritten(suite, arguments, sentence):
     suite.record.write_text("precious")
     done = suite.run(*ONLY, *arguments)
     assert done.returncode == 4, done.stdout + done.stderr
-    assert [line for line in (done.stdout + done.stderr).splitlines() if said in line and line.startswith("ERROR: ")]
+    assert [
+        line for line in (done.stdout + done.stderr).splitlines() if sentence in line and line.startswith("ERROR: ")
+    ]
     assert suite.record.read_text() == "precious"
     assert not suite.record.with_suffix(".jsonl").exists()
 
 
-def test_a_model_is_added_by_a_conftest_of_the_users_own(suite, tmp_path):
+def test_a_users_conftest_adds_a_model(suite, tmp_path):
     (tmp_path / "conftest.py").write_text(
         "from models.nin import nin\n"
         "def mine():\n    return nin()\n"
@@ -228,7 +234,7 @@ def test_benchmark_disable_runs_each_cell_once(suite):
 
 
 @pytest.mark.slow
-def test_autosave_compare_and_grouping_are_pytest_benchmarks_own(suite, tmp_path):
+def test_autosave_compare_and_grouping_of_pytest_benchmark_work(suite, tmp_path):
     storage = f"--benchmark-storage={tmp_path}/saved"
     first = suite.run(*ONLY, "--model=tiny", "--resolution=64,128", "--benchmark-autosave", storage)
     second = suite.run(
@@ -245,12 +251,12 @@ def test_autosave_compare_and_grouping_are_pytest_benchmarks_own(suite, tmp_path
     assert "(0001_" in second.stdout
     assert "(NOW)" in second.stdout
     words = [sys.executable, "-m", "pytest_benchmark", f"--storage={tmp_path}/saved", "compare"]
-    said = subprocess.run(words, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
-    assert "test_style_iteration[cpu-tiny-128px]" in said
+    output = subprocess.run(words, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    assert "test_style_iteration[cpu-tiny-128px]" in output
 
 
 @pytest.mark.slow
-def test_a_histogram_is_drawn_where_pygal_is_installed(suite, tmp_path):
+def test_a_histogram_is_drawn_with_pygal(suite, tmp_path):
     pytest.importorskip("pygal")
     done = suite.run(*ONLY, "--model=tiny", "--resolution=32,64", f"--benchmark-histogram={tmp_path}/histogram")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -259,7 +265,7 @@ def test_a_histogram_is_drawn_where_pygal_is_installed(suite, tmp_path):
     assert "cpu-tiny-64px" in drawn
 
 
-def test_a_histogram_without_pygal_is_one_sentence_before_anything_runs(suite):
+def test_a_histogram_without_pygal_is_rejected_in_one_sentence_before_anything_runs(suite):
     script = "import sys; sys.modules['pygal'] = None; import pytest; sys.exit(pytest.main(sys.argv[1:]))"
     words = suite.command(*ONLY, "--model=tiny", "--benchmark-histogram")
     words[1:3] = ["-c", script]
@@ -275,7 +281,7 @@ def test_without_isolation_cells_run_inside_pytest(suite):
     assert [cell["status"] for cell in suite.recorded()["cells"]] == ["ok", "invalid"]
 
 
-def test_the_largest_image_is_searched_when_the_limit_is_small(suite):
+def test_the_largest_image_is_searched_with_a_small_memory_limit(suite):
     done = suite.run("--benchmark-only", "-k", "largest_image", "--model=nin", "--memory-limit=300MiB")
     assert done.returncode == 0, done.stdout
     (cell,) = suite.recorded()["cells"]
@@ -285,7 +291,7 @@ def test_the_largest_image_is_searched_when_the_limit_is_small(suite):
 
 
 @pytest.mark.slow
-def test_the_search_for_the_largest_image_on_cpu_waits_to_be_asked_for(suite):
+def test_the_largest_image_is_searched_on_cpu_only_on_request(suite):
     counts = [
         suite.run("--collect-only", "-q", "-k", "largest", "--model=tiny", *more).stdout.count("::test_largest_image")
         for more in ((), ("-m", "search"), ("--memory-limit=1GiB",))
@@ -293,7 +299,7 @@ def test_the_search_for_the_largest_image_on_cpu_waits_to_be_asked_for(suite):
     assert counts == [0, 1, 1]
 
 
-def test_details_of_a_plugin_that_would_overwrite_the_record_fail_the_cell_and_overwrite_nothing(suite):
+def test_details_of_a_plugin_that_would_overwrite_a_key_of_the_record_fail_the_cell(suite):
     done = suite.run(*ONLY, "-p", "clashing_plugin", "--model=tiny", "--resolution=64")
     assert done.returncode == 1
     assert "pytest_goghmark_details gives 'status', which the record file's cells have already" in done.stdout

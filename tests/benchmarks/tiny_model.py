@@ -1,4 +1,4 @@
-"""A user's plugin: adds networks to the suite, some of them bad ones."""
+"""A user's plugin that adds networks to the suite; some of them fail."""
 
 import os
 import time
@@ -19,7 +19,7 @@ def tiny() -> StyleNetwork:
 
 class Dies(nn.Conv2d):
     def forward(self, image):
-        # Not while its sizes are being found out or its memory predicted.
+        # Only with real images: not when sizes are determined or memory is predicted.
         if type(image) is torch.Tensor and image.device.type == "cpu":
             os.abort()
         return super().forward(image)

@@ -1,4 +1,4 @@
-"""Real processes that are the ranks of a group, joined over gloo and a file: no ports."""
+"""Runs a function in several processes that form a gloo process group, with a file as store: no ports."""
 
 import multiprocessing
 import tempfile
@@ -9,23 +9,23 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-# One process imports these, and each rank is a fork of it. The optimisers import _dynamo.
+# The fork server imports these modules once; each rank is a fork of it. The optimisers import _dynamo.
 multiprocessing.set_forkserver_preload(["torch", "torch._dynamo", "models.steps.distributed.sharded", __name__])
 
 
-def in_ranks(ranks: int, what: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `what(*arguments)`, a function of a module, returns in each rank, in float64 and with one thread."""
+def in_ranks(ranks: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """The results of `function(*arguments)` in each rank, in float64 with one thread; a function at module level."""
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.start_processes(
-            _rank, (ranks, folder, what, arguments), nprocs=ranks, start_method="forkserver"
+            _rank, (ranks, folder, function, arguments), nprocs=ranks, start_method="forkserver"
         )
         return [torch.load(Path(folder, f"{rank}.pt"), weights_only=False) for rank in range(ranks)]
 
 
-def _rank(rank: int, ranks: int, folder: str, what: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _rank(rank: int, ranks: int, folder: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     store = dist.FileStore(f"{folder}/store", ranks)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
-    torch.save(what(*arguments), f"{folder}/{rank}.pt")
+    torch.save(function(*arguments), f"{folder}/{rank}.pt")
     dist.destroy_process_group()

@@ -1,6 +1,6 @@
-"""The loss of Gatys et al. 2016 written a second time, without a line of the suite's: functions on a state dict.
+"""A second implementation of the loss of Gatys et al. 2016, as functions of a state dict, without code of the suite.
 
-Geometry is written out from the papers, so that a wrong layer in `models/` cannot hide here.
+The layers' geometry comes from the papers, so that tests find a wrong layer in `models/`.
 """
 
 import torch
@@ -26,30 +26,30 @@ LAYERS = {
 def features(model, state, image):
     mean = torch.tensor([0.485, 0.456, 0.406], dtype=image.dtype).reshape(1, 3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225], dtype=image.dtype).reshape(1, 3, 1, 1)
-    x, found = (image - mean) / std, {}
+    x, outputs = (image - mean) / std, {}
     if model == "nin":
         for number, block in enumerate(NIN):
             if number:
                 x = F.max_pool2d(x, 3, 2, ceil_mode=True)
             for name, stride, padding in block:
                 x = F.conv2d(x, state[f"{name}_conv.weight"], state[f"{name}_conv.bias"], stride, padding).clamp(min=0)
-                found[name] = x
-        return found
+                outputs[name] = x
+        return outputs
     for block, (depth, _) in enumerate(VGG[model], start=1):
         for within in range(1, depth + 1):
             key = f"conv{block}_{within}"
             x = F.conv2d(x, state[f"{key}.weight"], state[f"{key}.bias"], padding=1).clamp(min=0)
-            found[f"relu{block}_{within}"] = x
+            outputs[f"relu{block}_{within}"] = x
         x = F.max_pool2d(x, 2)
-    return found
+    return outputs
 
 
 def loss(model, state, image, content, style, alpha, beta):
     content_layer, style_layers = LAYERS[model]
-    found, wanted, painted = (features(model, state, picture) for picture in (image, content, style))
-    total = alpha * ((found[content_layer] - wanted[content_layer]) ** 2).mean() / 2
+    of_image, of_content, of_style = (features(model, state, picture) for picture in (image, content, style))
+    total = alpha * ((of_image[content_layer] - of_content[content_layer]) ** 2).mean() / 2
     for name in style_layers:
-        (_, channels, height, width) = found[name].shape
-        one, other = (torch.einsum("bchw,bdhw->cd", x, x) for x in (found[name], painted[name]))
-        total = total + beta / 5 * ((one - other) ** 2).sum() / (4 * channels**2 * (height * width) ** 2)
+        (_, channels, height, width) = of_image[name].shape
+        gram, target = (torch.einsum("bchw,bdhw->cd", x, x) for x in (of_image[name], of_style[name]))
+        total = total + beta / 5 * ((gram - target) ** 2).sum() / (4 * channels**2 * (height * width) ** 2)
     return total

@@ -1,4 +1,4 @@
-"""The one door to the models: names, and what is refused at it."""
+"""The interface of `models`: names of steps, and the steps that it rejects."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from tests.paths import ROOT
 
 
 class NoStep:
-    """Can be called, and is no Step."""
+    """Callable, but no subclass of Step."""
 
     def __init__(self, workload):
         self.workload = workload
@@ -24,7 +24,7 @@ class NoStep:
 
 
 @pytest.mark.parametrize("key", sorted(set(api.STEPS) - {"classify"}))
-def test_each_key_names_a_class_of_steps(key):
+def test_each_key_names_a_subclass_of_step(key):
     assert issubclass(resolve(api.STEPS[key]), Step)
 
 
@@ -34,13 +34,13 @@ def test_a_step_is_built_by_its_key():
     assert step.loss() > 0
 
 
-def test_what_is_no_step_is_refused_in_a_sentence():
+def test_an_object_that_is_no_step_is_rejected_in_one_sentence():
     reference = f"{__file__}:NoStep"
     with pytest.raises(InputError, match="is NoStep, no models.workload.Step; derive its class from Step"):
         build(Workload(reference, "", "cpu", 8, 8))
 
 
-def test_a_step_without_parts_image_compiler_or_ranks_says_so_by_the_defaults():
+def test_the_defaults_are_a_step_without_parts_image_compilation_or_ranks():
     class Bare(Step):
         def __call__(self): ...
 

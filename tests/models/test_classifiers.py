@@ -4,7 +4,7 @@ from torchvision import models as torchvision_models
 
 from models import classifiers
 from models.api import CLASSIFIERS
-from models.classifiers import materialise, smallest_side, takes
+from models.classifiers import accepts, materialise, smallest_side
 from models.nin import nin, nin_classifier
 from models.weights import random_state
 from models.workload import resolve
@@ -13,7 +13,7 @@ TORCHVISIONS = ("alexnet", "googlenet", "resnet50", "vgg16")
 
 
 @pytest.mark.parametrize("name", TORCHVISIONS)
-def test_the_network_timed_is_torchvisions_of_that_name(name):
+def test_the_timed_network_is_the_one_of_torchvision_with_that_name(name):
     ours = materialise(resolve(CLASSIFIERS[name])(), torch.device("cpu")).eval()
     keywords = {"init_weights": False} if name in ("googlenet", "vgg16") else {}
     with torch.device("meta"):
@@ -24,18 +24,17 @@ def test_the_network_timed_is_torchvisions_of_that_name(name):
         assert torch.equal(ours(images), theirs(images))
 
 
-# Parameters in millions and multiply-adds in thousands of millions at 224 px, as torchvision's documentation states
-# them; NIN's from the Caffe model zoo (7.6 million), the textbook's counted by hand.
+# Parameters in millions, from torchvision's documentation; NIN's from the Caffe model zoo, basic_cnn's counted by hand.
 @pytest.mark.parametrize(
     ("name", "millions"),
     [("alexnet", 61.1), ("googlenet", 13.0), ("resnet50", 25.6), ("vgg16", 138.4), ("nin", 7.6), ("basic_cnn", 0.55)],
 )
-def test_a_classifier_has_the_parameters_that_the_literature_counts(name, millions):
+def test_a_classifier_has_as_many_parameters_as_in_the_literature(name, millions):
     network = resolve(CLASSIFIERS[name])()
     assert sum(weight.numel() for weight in network.parameters()) / 1e6 == pytest.approx(millions, rel=0.01)
 
 
-def test_the_classifying_nin_continues_the_chain_of_the_generating_one():
+def test_the_classifier_nin_continues_the_chain_of_the_style_network():
     whole, cut = nin_classifier(), nin().layers
     assert [name for name, _ in whole.named_children() if name != "drop"][: len(cut)] == [
         name for name, _ in cut.named_children()
@@ -48,21 +47,21 @@ def test_the_classifying_nin_continues_the_chain_of_the_generating_one():
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_the_smallest_side_works_and_one_less_does_not(name):
+def test_the_smallest_side_is_accepted_and_one_pixel_less_is_not(name):
     network = resolve(CLASSIFIERS[name])()
     for mode, batch in (("forward", 1), ("training", 1), ("training", 2)):
         side = smallest_side(network, mode, batch)
-        assert takes(network, mode, batch, side, side)
-        assert side == 1 or not takes(network, mode, batch, side - 1, side - 1)
+        assert accepts(network, mode, batch, side, side)
+        assert side == 1 or not accepts(network, mode, batch, side - 1, side - 1)
 
 
-def test_batch_normalisation_makes_a_single_small_image_too_small_to_train_on():
-    assert takes(classifiers.resnet50(), "forward", 1, 32, 32)
-    assert takes(classifiers.resnet50(), "training", 2, 32, 32)
-    assert not takes(classifiers.resnet50(), "training", 1, 32, 32)
+def test_batch_normalisation_cannot_train_on_a_single_small_image():
+    assert accepts(classifiers.resnet50(), "forward", 1, 32, 32)
+    assert accepts(classifiers.resnet50(), "training", 2, 32, 32)
+    assert not accepts(classifiers.resnet50(), "training", 1, 32, 32)
 
 
-def test_random_weights_of_a_normalisation_begin_at_one():
+def test_random_weights_of_a_normalisation_layer_are_one():
     state = random_state(torch.nn.BatchNorm2d(4), seed=0)
     assert state["weight"].tolist() == state["running_var"].tolist() == [1.0] * 4
     assert state["bias"].tolist() == state["running_mean"].tolist() == [0.0] * 4

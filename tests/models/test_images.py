@@ -7,7 +7,7 @@ from models import images
 from models.errors import InputError
 
 
-def test_a_picture_covers_the_cell_and_the_overhang_is_cut_off_on_both_sides(tmp_path):
+def test_a_picture_is_scaled_to_cover_the_cell_and_cropped_on_both_sides(tmp_path):
     striped = torch.zeros(3, 20, 60, dtype=torch.uint8)
     striped[:, :, 20:40] = 255
     to_pil_image(striped).save(tmp_path / "striped.png")
@@ -25,14 +25,14 @@ def test_a_small_picture_is_enlarged_to_odd_sizes():
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no picture"])
-def test_what_is_no_picture_is_one_sentence(tmp_path, content):
+def test_a_file_that_is_no_picture_is_reported_in_one_sentence(tmp_path, content):
     if content is not None:
         (tmp_path / "broken.jpg").write_bytes(content)
     with pytest.raises(InputError, match=r"broken\.jpg.*JPEG, PNG, GIF or WebP"):
         images.read(tmp_path / "broken.jpg")
 
 
-def test_an_image_is_saved_in_bands_with_its_facts_and_comes_back_to_the_byte(tmp_path):
+def test_an_image_larger_than_one_copy_is_saved_with_its_facts_and_read_back_unchanged(tmp_path):
     image = torch.randint(0, 256, (3, 2 * 256 + 7, 5), dtype=torch.uint8)
     images.save(image, tmp_path / "bytes.png", {"model": "nin", "weights": "gewichte_groß.pth"})
     images.save(image.float() / 255, tmp_path / "floats.png", {})
@@ -42,13 +42,13 @@ def test_an_image_is_saved_in_bands_with_its_facts_and_comes_back_to_the_byte(tm
         assert picture.text == {"model": "nin", "weights": "gewichte_groß.pth"}
 
 
-def test_what_is_beyond_black_and_white_is_cut_off(tmp_path):
+def test_values_outside_of_0_to_1_are_clamped(tmp_path):
     image = torch.tensor([-1.0, 0.0, 0.5, 2.0]).expand(3, 1, 4)
-    images.save(image, tmp_path / "cut.png", {})
-    assert images.read(tmp_path / "cut.png")[0, 0].tolist() == [0, 0, 128, 255]
+    images.save(image, tmp_path / "clamped.png", {})
+    assert images.read(tmp_path / "clamped.png")[0, 0].tolist() == [0, 0, 128, 255]
 
 
-def test_a_picture_that_cannot_be_written_leaves_the_old_one_and_nothing_else(tmp_path):
+def test_a_failed_write_keeps_the_old_picture_and_leaves_no_temporary_file(tmp_path):
     images.save(torch.ones(3, 4, 4), tmp_path / "old.png", {})
     with pytest.raises(UnicodeEncodeError):
         images.save(torch.zeros(3, 4, 4), tmp_path / "old.png", {"ж": "no keyword of a chunk"})

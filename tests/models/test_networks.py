@@ -12,7 +12,7 @@ from models.workload import resolve
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [(vgg16, torchvision.models.vgg16), (vgg19, torchvision.models.vgg19)])
-def test_vgg_is_torchvisions_network_as_far_as_it_goes(ours, theirs):
+def test_vgg_computes_the_same_as_the_first_layers_of_torchvisions_network(ours, theirs):
     network, original = ours(), theirs(weights=None)
     network.layers.load_state_dict(
         {key: value for (key, _), value in zip(network.layers.state_dict().items(), original.features.state_dict().values(), strict=False)},
@@ -23,7 +23,7 @@ def test_vgg_is_torchvisions_network_as_far_as_it_goes(ours, theirs):
     assert torch.equal(network.layers(image), expected)
 
 
-def test_vgg_stops_at_the_last_layer_that_a_loss_looks_at():
+def test_vgg_ends_at_the_last_loss_layer():
     assert [name for name, _ in vgg19().layers.named_children()][-2:] == ["conv5_1", "relu5_1"]
 
 
@@ -32,7 +32,7 @@ def test_nin_has_the_shapes_of_the_model_zoo():
     image, shapes = torch.empty(1, 3, 224, 224, device="meta"), {}
     for name, layer in layers.named_children():
         image = shapes[name] = layer(image)
-    shapes = {name: tuple(found.shape[1:]) for name, found in shapes.items()}
+    shapes = {name: tuple(output.shape[1:]) for name, output in shapes.items()}
     assert shapes["conv1"] == (96, 54, 54)
     assert shapes["pool1"] == (96, 27, 27)
     assert shapes["pool2"] == (256, 13, 13)
@@ -42,7 +42,7 @@ def test_nin_has_the_shapes_of_the_model_zoo():
 
 
 @pytest.mark.parametrize("factory", [vgg16, vgg19, nin])
-def test_the_smallest_side_works_and_one_pixel_less_does_not(factory):
+def test_the_smallest_side_is_accepted_and_one_pixel_less_is_not(factory):
     network = factory()
     side = smallest_side(network)
     weights.load(network, "random", torch.device("cpu"))
@@ -58,17 +58,17 @@ def chain(**layers):
     return network
 
 
-def test_a_loss_at_a_layer_that_is_not_there_is_refused_with_the_layers_that_are():
+def test_a_loss_at_an_unknown_layer_is_rejected_with_the_names_of_the_layers():
     with pytest.raises(InputError, match="'relu9'.*there are: conv, relu"):
         StyleNetwork(chain(conv=nn.Conv2d(3, 4, 3), relu=nn.ReLU()), "relu9", {"relu": 1.0})
 
 
-def test_a_loss_at_a_layer_that_is_overwritten_in_place_is_refused():
+def test_a_loss_at_a_layer_that_is_overwritten_in_place_is_rejected():
     with pytest.raises(InputError, match="'relu' overwrites it in place"):
         StyleNetwork(chain(conv=nn.Conv2d(3, 4, 3), relu=nn.ReLU(inplace=True)), "conv", {"relu": 1.0})
 
 
 @pytest.mark.parametrize("wrong", ["models.vgg:vgg91", "models.nowhere:vgg19", "/nowhere/conftest.py:tiny"])
-def test_a_reference_that_leads_nowhere_is_one_sentence(wrong):
+def test_a_reference_to_nothing_is_reported_in_one_sentence(wrong):
     with pytest.raises(InputError, match="cannot import"):
         resolve(wrong)

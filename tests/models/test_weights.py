@@ -29,7 +29,7 @@ def tiny_state():
     }  # fmt: skip
 
 
-def positions(state):
+def by_index(state):
     return {
         f"features.{0 if key.startswith('conv1') else 2}.{key.split('.')[1]}": value for key, value in state.items()
     }
@@ -39,9 +39,9 @@ def holds(network, state):
     return all(torch.equal(network.layers.state_dict()[key], value) for key, value in state.items())
 
 
-@pytest.mark.parametrize("naming", [dict, positions])
+@pytest.mark.parametrize("naming", [dict, by_index])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_state_dict_is_loaded_by_layer_name_or_by_position(tmp_path, naming, suffix):
+def test_a_state_dict_is_loaded_by_layer_name_or_by_index(tmp_path, naming, suffix):
     path = tmp_path / f"weights{suffix}"
     state = naming(tiny_state()) | {"classifier.weight": torch.zeros(2)}
     (save_file if suffix == ".safetensors" else torch.save)(state, path)
@@ -51,22 +51,22 @@ def test_a_state_dict_is_loaded_by_layer_name_or_by_position(tmp_path, naming, s
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "sentence"),
     [
-        ({"conv2.weight": torch.zeros(5, 4, 1, 1)}, r"'conv2.weight' of shape \(5, 4, 1, 1\).*wants \(5, 4, 3, 3\)"),
+        ({"conv2.weight": torch.zeros(5, 4, 1, 1)}, r"'conv2.weight' of shape \(5, 4, 1, 1\).*has \(5, 4, 3, 3\)"),
         ({"conv2.weight": None}, "no 'conv2.weight'"),
     ],
 )
-def test_weights_of_another_model_are_refused_naming_the_tensor(tmp_path, change, said):
+def test_weights_of_another_model_are_rejected_with_the_name_of_the_tensor(tmp_path, change, sentence):
     state = {key: value for key, value in (tiny_state() | change).items() if value is not None}
     torch.save(state, tmp_path / "weights.pth")
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=sentence):
         weights.load(tiny(), str(tmp_path / "weights.pth"), CPU)
 
 
-class Burglar:
+class MaliciousPickle:
     def __reduce__(self):
-        return print, ("broken in",)
+        return print, ("code was run",)
 
 
 @pytest.mark.parametrize(
@@ -75,22 +75,22 @@ class Burglar:
         lambda path: None,
         lambda path: path.write_bytes(b"no weights at all"),
         lambda path: torch.save([1, 2], path),
-        lambda path: torch.save({"conv1.weight": Burglar()}, path),
+        lambda path: torch.save({"conv1.weight": MaliciousPickle()}, path),
     ],
     ids=["missing", "garbage", "a list", "code"],
 )
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_file_that_is_no_state_dict_is_one_sentence_and_runs_no_code(tmp_path, capsys, spoil, suffix):
+def test_a_file_that_is_no_state_dict_is_reported_in_one_sentence_and_runs_no_code(tmp_path, capsys, spoil, suffix):
     path = tmp_path / f"weights{suffix}"
     spoil(path)
     with pytest.raises(InputError) as caught:
         weights.load(tiny(), str(path), CPU)
     assert "state dict" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert "broken in" not in capsys.readouterr().out
+    assert "code was run" not in capsys.readouterr().out
 
 
-def test_a_failed_download_is_one_sentence():
+def test_a_failed_download_is_reported_in_one_sentence():
     def no_network():
         raise URLError("no route to host")
 
@@ -99,12 +99,12 @@ def test_a_failed_download_is_one_sentence():
 
 
 def test_downloaded_weights_are_loaded():
-    network = tiny(imagenet=lambda: positions(tiny_state()))
+    network = tiny(imagenet=lambda: by_index(tiny_state()))
     weights.load(network, "imagenet", CPU)
     assert holds(network, tiny_state())
 
 
-def test_a_model_without_imagenet_weights_says_what_to_use_instead():
+def test_a_model_without_imagenet_weights_names_the_alternatives():
     with pytest.raises(InputError, match="--weights=random"):
         weights.load(tiny(), "imagenet", CPU)
 
@@ -112,5 +112,5 @@ def test_a_model_without_imagenet_weights_says_what_to_use_instead():
 def test_random_weights_keep_the_scale_of_activations():
     network = dataclasses.replace(tiny())
     weights.load(network, "random", CPU)
-    spread = network.layers.state_dict()["conv2.weight"].std().item()
-    assert spread == pytest.approx((2 / 36) ** 0.5, rel=0.2)
+    std = network.layers.state_dict()["conv2.weight"].std().item()
+    assert std == pytest.approx((2 / 36) ** 0.5, rel=0.2)

@@ -1,1 +1,1 @@
-"""Iterations whose work several ranks share."""
+"""Iterations whose work is distributed over several ranks."""

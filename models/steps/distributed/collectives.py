@@ -1,6 +1,6 @@
-"""What the ranks of a group send each other: sums over all of them, and halos from one to another.
+"""Communication between the ranks of a group: all-reduce of sums, and exchange of halos.
 
-Every rank must make the same calls in the same order, whatever it has to send.
+Every rank must make the same calls in the same order, even if it has nothing to send.
 """
 
 import contextlib
@@ -13,77 +13,79 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from models.steps.tiling.geometry import Span
-from models.steps.tiling.partition import Bands, all_reduce_bytes
+from models.steps.tiling.partition import Partition, all_reduce_bytes
 
 
-class Exchange:
-    """The ranks as one of them sees them, over torch.distributed's default process group.
+class Communicator:
+    """Collectives of one rank over torch.distributed's default process group, counting what they send.
 
     Args:
-        silent: send nothing, ever: there need be no group.
+        disabled: send nothing; a process group is not needed.
 
     Attributes:
-        rank: which one this is, of so many `ranks`.
-        sent_bytes: what this rank has sent; of a sum over all, what it sends in a ring.
+        rank: index of this rank, from 0.
+        ranks: number of ranks.
+        sent_bytes: total sent by this rank; an all-reduce counts as in a ring, see `all_reduce_bytes`.
     """
 
-    def __init__(self, rank: int, ranks: int, silent: bool = False) -> None:
+    def __init__(self, rank: int, ranks: int, disabled: bool = False) -> None:
         self.rank, self.ranks = rank, ranks
         self.sent_bytes = 0
-        self._silent = silent
+        self._disabled = disabled
 
     @classmethod
     def of_default_group(cls) -> Self:
-        """Over the group that the caller has initialised."""
+        """A communicator over the default group, which the caller has initialised."""
         return cls(dist.get_rank(), dist.get_world_size())
 
     @contextlib.contextmanager
-    def silence(self) -> Iterator[None]:
-        """Nothing is sent inside: sums stay those of this rank."""
-        before, self._silent = self._silent, True
+    def suspended(self) -> Iterator[None]:
+        """Within the context nothing is sent: sums are those of this rank alone."""
+        before, self._disabled = self._disabled, True
         try:
             yield
         finally:
-            self._silent = before
+            self._disabled = before
 
     @property
-    def speaks(self) -> bool:
-        """Whether anything is sent at all."""
-        return self.ranks > 1 and not self._silent
+    def is_active(self) -> bool:
+        """Whether anything is sent."""
+        return self.ranks > 1 and not self._disabled
 
-    def add_up(self, tensors: Iterable[Tensor]) -> None:
-        """Let each tensor be its sum over all ranks; they have one type and device. One message."""
+    def all_reduce_many(self, tensors: Iterable[Tensor]) -> None:
+        """Replace each tensor by its sum over all ranks, in one message. The tensors share type and device."""
         parts = list(tensors)
         message = torch.cat([part.flatten() for part in parts])
-        self.reduce(message)
+        self.all_reduce(message)
         for part, total in zip(parts, message.split([part.numel() for part in parts]), strict=True):
             part.copy_(total.view_as(part))
 
-    def reduce(self, message: Tensor, how: Any = dist.ReduceOp.SUM) -> None:
-        """Let a tensor be the sum, or what `how` says, over all ranks."""
-        if self.speaks:
-            dist.all_reduce(message, how)
+    def all_reduce(self, message: Tensor, operation: Any = dist.ReduceOp.SUM) -> None:
+        """Replace a tensor by its sum, or another reduction, over all ranks."""
+        if self.is_active:
+            dist.all_reduce(message, operation)
             self.sent_bytes += all_reduce_bytes(message.nbytes, self.ranks)
 
-    def swap(self, sent: Sequence[Tensor], wanted: Sequence[int]) -> tuple[Tensor, ...]:
-        """Send a tensor to each rank, and receive one of so many elements from each, flat."""
+    def all_to_all(self, sent: Sequence[Tensor], received_numel: Sequence[int]) -> tuple[Tensor, ...]:
+        """Send one tensor to each rank and receive one from each, flat and with `received_numel` elements."""
         outgoing = torch.cat([part.flatten() for part in sent])
-        incoming = outgoing.new_empty(sum(wanted))
-        dist.all_to_all_single(incoming, outgoing, list(wanted), [part.numel() for part in sent])
+        incoming = outgoing.new_empty(sum(received_numel))
+        dist.all_to_all_single(incoming, outgoing, list(received_numel), [part.numel() for part in sent])
         self.sent_bytes += outgoing.nbytes
-        return incoming.split(list(wanted))
+        return incoming.split(list(received_numel))
 
 
 class ReductionsOverRanks(TorchFunctionMode):
-    """Inside, a vector is what all ranks have of it together: what is summed over it is summed over the ranks.
+    """Within this mode, `dot`, `sum` and `max` over whole tensors reduce over all ranks.
 
-    For an optimiser whose only sums and maxima over elements are whole ones, as L-BFGS with its dot products: each
-    rank keeps its own part of the history, and all take the same decisions, because all are told the same numbers.
+    An optimiser whose only reductions are dot products, sums and maxima of whole vectors (L-BFGS), then optimises
+    the concatenation of all ranks' vectors. Each rank stores its part of the history. All ranks take the same
+    decisions, because they get the same results.
     """
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, communicator: Communicator) -> None:
         super().__init__()
-        self._exchange = exchange
+        self._communicator = communicator
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -91,63 +93,64 @@ class ReductionsOverRanks(TorchFunctionMode):
         kwargs = kwargs or {}
         whole = func is Tensor.dot or (len(args) == 1 and not kwargs)
         if func in (Tensor.dot, Tensor.sum) and whole:
-            found = func(*args)
-            self._exchange.reduce(found)
+            result = func(*args)
+            self._communicator.all_reduce(result)
         elif func is Tensor.max and whole:
             values = args[0]
-            # A rank may have no elements; of those that have any, the largest counts.
-            found = func(values) if values.numel() else values.new_tensor(-torch.inf)
-            self._exchange.reduce(found, dist.ReduceOp.MAX)
+            # A rank without elements must not change the maximum of the others.
+            result = func(values) if values.numel() else values.new_tensor(-torch.inf)
+            self._communicator.all_reduce(result, dist.ReduceOp.MAX)
         else:
-            found = func(*args, **kwargs)
-        return found
+            result = func(*args, **kwargs)
+        return result
 
 
-class Halos:
-    """Exchanges what windows have in common. A window has shape (1, channels, height, width).
+class HaloExchange:
+    """Exchanges the halos of local images, shape (1, channels, height, width), which contain owned pixels and halo.
 
-    Both directions are one call of all ranks, whether or not they have a halo; nothing is done in silence.
+    All ranks must call `update_halo` and `add_halo_gradients` together, even those without a halo. Neither does
+    anything while communication is suspended.
     """
 
-    def __init__(self, bands: Bands, exchange: Exchange) -> None:
-        self._exchange = exchange
-        self._axis = bands.axis
-        band = bands.of_ranks[exchange.rank]
-        self._window, self._own = band.window, band.own
-        self._lent = [bands.lent(exchange.rank, other) for other in range(exchange.ranks)]
-        self._borrowed = [bands.lent(other, exchange.rank) for other in range(exchange.ranks)]
+    def __init__(self, partition: Partition, communicator: Communicator) -> None:
+        self._communicator = communicator
+        self._axis = partition.axis
+        part = partition.parts[communicator.rank]
+        self._local, self._owned = part.local, part.owned
+        self._send_spans = [partition.halo_overlap(communicator.rank, other) for other in range(communicator.ranks)]
+        self._receive_spans = [partition.halo_overlap(other, communicator.rank) for other in range(communicator.ranks)]
 
-    def cut(self, picture: Tensor) -> Tensor:
-        """A copy of the window, out of a whole picture: the rest of it can be freed."""
-        return picture.narrow(self._axis, *_start_and_length(self._window)).clone()
+    def crop(self, picture: Tensor) -> Tensor:
+        """A copy of this rank's local image, so that the whole picture can be freed."""
+        return picture.narrow(self._axis, *_start_and_length(self._local)).clone()
 
-    def own(self, window: Tensor) -> Tensor:
-        """A view of what this rank owns of its window."""
-        [own] = self._parts(window, [self._own])
-        return own
+    def owned(self, local: Tensor) -> Tensor:
+        """The owned part of a local image as a view."""
+        [owned] = self._views(local, [self._owned])
+        return owned
 
-    def fill(self, window: Tensor) -> None:
-        """Take the halo's values from the ranks that own them."""
-        if self._exchange.speaks:
-            borrowed = self._parts(window, self._borrowed)
-            for part, values in zip(borrowed, self._swap(self._parts(window, self._lent), borrowed), strict=True):
-                part.copy_(values.view(part.shape))
+    def update_halo(self, local: Tensor) -> None:
+        """Replace the halo's values by those of the ranks that own them."""
+        if self._communicator.is_active:
+            sent, received = self._views(local, self._send_spans), self._views(local, self._receive_spans)
+            for view, values in zip(received, self._all_to_all(sent, received), strict=True):
+                view.copy_(values.view(view.shape))
 
-    def collect(self, gradient: Tensor) -> None:
-        """Add what other ranks have found for the pixels that this one owns; the halo's part goes to its owners."""
-        if self._exchange.speaks:
-            lent = self._parts(gradient, self._lent)
-            for part, values in zip(lent, self._swap(self._parts(gradient, self._borrowed), lent), strict=True):
-                part.add_(values.view(part.shape))
+    def add_halo_gradients(self, gradient: Tensor) -> None:
+        """Send the halo's gradients to the owners of its pixels; add those received to the owned pixels."""
+        if self._communicator.is_active:
+            sent, received = self._views(gradient, self._receive_spans), self._views(gradient, self._send_spans)
+            for view, values in zip(received, self._all_to_all(sent, received), strict=True):
+                view.add_(values.view(view.shape))
 
-    def _swap(self, sent: list[Tensor], wanted: list[Tensor]) -> tuple[Tensor, ...]:
-        return self._exchange.swap(sent, [part.numel() for part in wanted])
+    def _all_to_all(self, sent: list[Tensor], received: list[Tensor]) -> tuple[Tensor, ...]:
+        return self._communicator.all_to_all(sent, [view.numel() for view in received])
 
-    def _parts(self, window: Tensor, spans: list[Span]) -> list[Tensor]:
-        origin = self._window.start
-        return [window.narrow(self._axis, *_start_and_length(span.seen_from(origin))) for span in spans]
+    def _views(self, local: Tensor, spans: list[Span]) -> list[Tensor]:
+        origin = self._local.start
+        return [local.narrow(self._axis, *_start_and_length(span.relative_to(origin))) for span in spans]
 
 
 def _start_and_length(span: Span) -> tuple[int, int]:
-    # An empty span may lie anywhere, also outside of the tensor.
+    # The start of an empty span may lie outside of the tensor.
     return (span.start, span.length) if span.length else (0, 0)

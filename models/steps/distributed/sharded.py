@@ -1,17 +1,16 @@
-"""One image over many ranks: the tiled iteration with its tiles shared out, exactly.
+"""One image over many ranks: the exact tiled iteration, with its tiles distributed.
 
-Each rank has a band of the image, its share of the content target, and the optimiser's state for the pixels it owns;
-see `models.steps.tiling.partition`. An iteration is the two passes of `models.steps.tiling.tiled`, the ranks in step at
+Each rank stores part of the image and of the content target, and the optimiser's state for the pixels it owns; see
+`models.steps.tiling.partition`. An iteration is the two passes of `models.steps.tiling.tiled`. The ranks communicate
 
-  - the end of pass 1: the Gram sums and the content loss are summed over the ranks, in one message;
-  - the end of pass 2: what a rank found for pixels of its halo goes to their owners, which add it to their own;
-  - the end of the iteration: owners send the new pixels back to where they are in a halo.
+  - after pass 1: an all-reduce of the Gram sums and the content loss, in one message;
+  - after pass 2: gradients of halo pixels are sent to the owners, which add them;
+  - after the optimiser step: the new pixels are sent to the ranks that have them in a halo.
 
-The image's gradient as a whole is nowhere: halos are all that two ranks have in common of it. A rank without tiles, of
-an image that is too small for so many, takes part in all of these. What ranks decide by is the same on all of them, so
-that numbers that are not finite put nobody out of step.
+No rank holds the whole gradient. A rank without tiles, of an image that is too small for so many ranks, takes part in
+all communication. All ranks take decisions from the same numbers, so that NaN and infinity cannot cause a deadlock.
 
-`MiddleShard` and `most_sent_bytes` are for plans: what one rank of many takes and sends, without the others.
+`MiddleShard` and `most_sent_bytes` are for plans: memory, work and traffic of one rank, without the others.
 """
 
 import math
@@ -21,73 +20,72 @@ import torch
 from torch import Tensor
 
 from models.network import StyleNetwork
-from models.steps.distributed.collectives import Exchange, Halos, ReductionsOverRanks
+from models.steps.distributed.collectives import Communicator, HaloExchange, ReductionsOverRanks
 from models.steps.objectives import StyleTask
 from models.steps.style import LBFGS_HISTORY, OPTIMIZERS, loaded_network, picture
 from models.steps.tiling.chain import TileChain
 from models.steps.tiling.partition import style_volume_bytes
-from models.steps.tiling.tiled import Share, Statistics, TilePasses, tile_side
+from models.steps.tiling.tiled import Statistics, TilePasses, TileSubset, tile_side
 from models.workload import Communication, Step, Workload, resolve
 
 
 class ShardedStyleIteration(Step):
-    """One iteration: forward, losses, backward to the pixels, optimiser step; on each rank of torch.distributed's
-    default process group, which the caller has initialised.
+    """One style iteration of one rank: forward, losses, backward to the pixels, optimiser step.
 
-    L-BFGS runs on the pixels that a rank owns, with its dot products summed over the ranks. The other way, the whole
-    image in every rank's optimiser, would cost each of them two images per pair of the history, and a sum of whole
-    gradients over the ranks, to save two dozen messages of one number.
+    L-BFGS runs on the pixels that a rank owns, with its dot products summed over the ranks. The alternative, the whole
+    image in every rank's optimiser, would take two images of memory per pair of the history on each rank and an
+    all-reduce of the whole gradient, and save two dozen messages of one number.
 
     Args:
-        exchange: with the other ranks, if not over the default process group.
+        communicator: by default one over torch.distributed's default process group, which the caller has initialised.
 
     Attributes:
-        own: the pixels that this rank keeps, part of an image of shape (1, 3, height, width).
+        owned: the pixels that this rank owns, part of an image of shape (1, 3, height, width).
     """
 
-    def __init__(self, workload: Workload, exchange: Exchange | None = None) -> None:
+    def __init__(self, workload: Workload, communicator: Communicator | None = None) -> None:
         self._optimizer = workload.optimizer
-        self._exchange = exchange = exchange or Exchange.of_default_group()
+        self._communicator = communicator = communicator or Communicator.of_default_group()
         network = loaded_network(workload)
-        chain = TileChain(network, network.taps)
+        chain = TileChain(network)
         size = workload.height, workload.width
-        bands = chain.bands(*size, tile_side(workload.tile_px, chain), exchange.ranks)
-        self._halos = halos = Halos(bands, exchange)
-        # All ranks must draw the same noise where there is no picture.
+        partition = chain.partition(*size, tile_side(workload.tile_px, chain), communicator.ranks)
+        self._halo_exchange = halo_exchange = HaloExchange(partition, communicator)
+        # Without a picture, all ranks must draw the same noise.
         torch.manual_seed(workload.seed)
-        content, style = (halos.cut(picture(path, workload)) for path in (workload.content, workload.style))
+        content, style = (halo_exchange.crop(picture(path, workload)) for path in (workload.content, workload.style))
         self._style_channels = {name: chain.channels[name] for name in network.style_layers}
         self._zero = content.new_zeros(())
-        share = Share(math.prod(size), chain.sizes(*size), bands.of_ranks[exchange.rank].tiles)
+        subset = TileSubset(math.prod(size), chain.sizes(*size), partition.parts[communicator.rank].tiles)
         task = StyleTask(network, content, style, workload.precision)
-        self._passes = TilePasses(task, chain, share, share, self._over_ranks)
-        self._canvas = Canvas(content, halos, workload.optimizer)
-        self._silent_canvas: Canvas | None = None
+        self._passes = TilePasses(task, chain, subset, subset, self._over_ranks)
+        self._local_image = LocalImage(content, halo_exchange, workload.optimizer)
+        self._isolated_image: LocalImage | None = None
         self._loss: Tensor | None = None
         self._sent_bytes = 0
 
     @property
-    def own(self) -> Tensor:
-        return self._canvas.own
+    def owned(self) -> Tensor:
+        return self._local_image.owned
 
     def __call__(self) -> None:
-        before = self._exchange.sent_bytes
-        self._loss = self._iterate(self._canvas)
-        self._sent_bytes = self._exchange.sent_bytes - before
+        before = self._communicator.sent_bytes
+        self._loss = self._iterate(self._local_image)
+        self._sent_bytes = self._communicator.sent_bytes - before
 
     def _iterate_alone(self) -> None:
-        """What one iteration computes, with nothing sent.
+        """The computation of one iteration, without communication.
 
-        On pixels and an optimiser of its own, made by the first call: those of the real iterations stay right. Where
-        peak memory matters, ask for it before.
+        Uses separate pixels and a separate optimiser, which the first call allocates: the state of real iterations
+        stays correct. Read peak memory before the first call.
         """
-        if self._silent_canvas is None:
-            self._silent_canvas = Canvas(self._canvas.window.clone(), self._halos, self._optimizer)
-        with self._exchange.silence():
-            self._iterate(self._silent_canvas)
+        if self._isolated_image is None:
+            self._isolated_image = LocalImage(self._local_image.pixels.clone(), self._halo_exchange, self._optimizer)
+        with self._communicator.suspended():
+            self._iterate(self._isolated_image)
 
     def communication(self) -> Communication:
-        """What this rank sent in the latest iteration, 0 before the first; see `models.steps.tiling.partition`."""
+        """What this rank sent in the latest iteration, 0 before the first; see `partition.style_volume_bytes`."""
         return Communication(self._sent_bytes, self._iterate_alone)
 
     def loss(self) -> float | None:
@@ -96,64 +94,64 @@ class ShardedStyleIteration(Step):
     def on_progress(self, report: Callable[[int, int], None]) -> None:
         self._passes.on_progress(report)
 
-    def _iterate(self, canvas: "Canvas") -> Tensor:
-        canvas.own.grad = None
-        loss, gradient = self._passes.evaluate(canvas.window)
-        self._halos.collect(gradient)
-        # L-BFGS makes one vector of it.
-        canvas.own.grad = self._halos.own(gradient).contiguous()
+    def _iterate(self, local_image: "LocalImage") -> Tensor:
+        local_image.owned.grad = None
+        loss, gradient = self._passes.evaluate(local_image.pixels)
+        self._halo_exchange.add_halo_gradients(gradient)
+        # L-BFGS views it as a vector.
+        local_image.owned.grad = self._halo_exchange.owned(gradient).contiguous()
         del gradient
-        with ReductionsOverRanks(self._exchange):
-            canvas.optimizer.step(lambda: loss)  # type: ignore[arg-type, return-value]
-        self._halos.fill(canvas.window)
+        with ReductionsOverRanks(self._communicator):
+            local_image.optimizer.step(lambda: loss)  # type: ignore[arg-type, return-value]
+        self._halo_exchange.update_halo(local_image.pixels)
         return loss
 
-    def _over_ranks(self, found: Statistics) -> Statistics:
-        """The sums over all ranks' tiles, from those over the tiles of this one, which may have none."""
-        squares = self._zero.clone() if found.squares is None else found.squares
+    def _over_ranks(self, statistics: Statistics) -> Statistics:
+        """The statistics of all ranks' tiles, from those of this rank, which may have no tiles."""
+        squared_error = self._zero.clone() if statistics.squared_error is None else statistics.squared_error
         grams = {
-            name: found.grams[name] if name in found.grams else self._zero.new_zeros(channels, channels)
+            name: statistics.grams[name] if name in statistics.grams else self._zero.new_zeros(channels, channels)
             for name, channels in self._style_channels.items()
         }
-        self._exchange.add_up([squares, *grams.values()])
-        return Statistics(grams, squares)
+        self._communicator.all_reduce_many([squared_error, *grams.values()])
+        return Statistics(grams, squared_error)
 
 
-class Canvas:
-    """A rank's part of the image, and the optimiser of what it owns of it.
+class LocalImage:
+    """A rank's part of the image, and the optimiser of the pixels that it owns.
 
     Args:
-        window: pixels with their halo, shape (1, 3, height, width); changed in place.
+        pixels: owned pixels and halo, shape (1, 3, height, width); changed in place.
     """
 
-    def __init__(self, window: Tensor, halos: Halos, optimizer: str) -> None:
-        self.window = window
-        self.own = halos.own(window).requires_grad_(True)
-        self.optimizer = OPTIMIZERS[optimizer](self.own)
+    def __init__(self, pixels: Tensor, halo_exchange: HaloExchange, optimizer: str) -> None:
+        self.pixels = pixels
+        self.owned = halo_exchange.owned(pixels).requires_grad_(True)
+        self.optimizer = OPTIMIZERS[optimizer](self.owned)
 
 
 class MiddleShard(ShardedStyleIteration):
-    """The iteration of a rank in the middle of `workload.ranks`, which has a halo on both sides if there are three.
+    """The iteration of a middle rank of `workload.ranks`, which has a halo on both sides if there are three or more.
 
-    Its work and memory are that rank's; its numbers are not, because nothing is sent.
+    Work and memory are those of this rank. Losses and pixels are not, because nothing is sent.
     """
 
     def __init__(self, workload: Workload) -> None:
-        super().__init__(workload, Exchange(workload.ranks // 2, workload.ranks, silent=True))
+        super().__init__(workload, Communicator(workload.ranks // 2, workload.ranks, disabled=True))
 
 
 def most_sent_bytes(workload: Workload) -> int:
-    """What the rank with the longest halos sends in an iteration, of L-BFGS with its history filled.
+    """Bytes that the rank with the longest halos sends per iteration; for L-BFGS with a full history.
 
     Raises:
         InputError: the network has a layer that cannot be tiled, or the tile is too small for it.
     """
     with torch.device("meta"):
         network: StyleNetwork = resolve(workload.model)()
-    chain = TileChain(network, network.taps)
+    chain = TileChain(network)
     side_px = tile_side(workload.tile_px, chain)
-    bands = chain.bands(workload.height, workload.width, side_px, workload.ranks)
-    pixels = max(bands.exchanged_pixels(rank) for rank in range(workload.ranks))
+    partition = chain.partition(workload.height, workload.width, side_px, workload.ranks)
+    pixels = max(partition.exchanged_pixels(rank) for rank in range(workload.ranks))
     channels = [chain.channels[name] for name in network.style_layers]
     history = LBFGS_HISTORY if workload.optimizer == "lbfgs" else 0
     return style_volume_bytes(channels, pixels, workload.ranks, history)

@@ -1,1 +1,1 @@
-"""Style iterations in tiles: exact, in memory that does not grow with the activations of the whole image."""
+"""Style iterations computed tile by tile: exact, in memory that does not grow with the activations of the image."""

@@ -1,9 +1,9 @@
-"""What `streamed` keeps of an image between its two passes: whole maps where it must, one bit per element elsewhere.
+"""The activations that `streamed` stores between its two passes: few feature maps, otherwise bits.
 
-The backward pass of ReLU needs one bit per element of its output, that of max pooling a few. Eight neighbouring
-channels share a byte, so that any rectangle of positions can be written and read by itself. The packing is the
-multiplication of an int64 that holds eight bytes of 0 or 1 (Warren 2013, "Hacker's Delight", section 7-4): it works
-with plain tensor operators, on every device, and on fake tensors.
+The backward pass of a ReLU needs one bit per element of its output, that of a max pool a few bits. Eight adjacent
+channels share a byte, so that a tile can be written and read by itself. Packing multiplies an int64 of eight bytes with
+value 0 or 1 (Warren 2013, "Hacker's Delight", section 7-4). This needs plain tensor operators only: it runs on every
+device and on fake tensors.
 """
 
 import torch
@@ -14,15 +14,15 @@ from models.steps.tiling.blocks import Block
 from models.steps.tiling.geometry import Box
 from models.steps.tiling.layers import MaxPool
 
-# Moves bit 0 of byte j to bit 56 + j; no two bits meet, so that nothing carries.
+# Moves bit 0 of byte j to bit 56 + j. No two bits coincide, so nothing carries.
 _GATHER = 0x0102040810204080
 _SPREAD = 0x0101010101010101
-# Byte j keeps bit j; written as a negative number, because int64 is signed.
+# Selects bit j of byte j. Written as a negative number, because int64 is signed.
 _SELECT = 0x8040201008040201 - 2**64
 
 
 def packed_channels(channels: int) -> int:
-    """Bytes that hold one bit of each channel."""
+    """Number of bytes that hold one bit per channel."""
     return (channels + 7) // 8
 
 
@@ -30,97 +30,101 @@ def pack(bits: Tensor) -> Tensor:
     """Booleans of shape (height, width, channels) as uint8 of shape (height, width, packed_channels)."""
     if bits.shape[-1] % 8:
         bits = pad(bits, (0, -bits.shape[-1] % 8))
-    # By way of (bytes, 8): a contiguous tensor has any strides along dimensions of size 1, which words cannot have.
+    # Through shape (-1, 8): strides of dimensions of size 1 are arbitrary, and could prevent a view as int64.
     words = bits.contiguous().view(-1, 8).view(torch.int64).view(*bits.shape[:2], bits.shape[2] // 8)
     return (words * _GATHER).bitwise_right_shift_(56).to(torch.uint8)
 
 
 def unpack(packed: Tensor, channels: int) -> Tensor:
-    """What `pack` was given, for that number of channels."""
+    """The inverse of `pack`: booleans of shape (height, width, channels)."""
     words = (packed.to(torch.int64) * _SPREAD).bitwise_and_(_SELECT)
     return words.view(torch.uint8)[..., :channels] != 0
 
 
-class Memory:
-    """Filled tile by tile by pass 1, read tile by tile by pass 2.
+class ActivationStore:
+    """Results of pass 1: written by pass 1 and read by pass 2, tile by tile.
 
     Args:
-        for_backward: whether there will be a pass 2; statistics alone need less.
+        for_backward: whether pass 2 follows. The targets are computed without it, and need less.
 
     Attributes:
         grams: Gram matrix of each style layer, shape (channels, channels).
-        content: features of the content layer, without a pass 2; else None.
-        content_sum: with a pass 2, the squared differences of these and their target, summed up.
+        content: without pass 2, the features of the content layer, shape (1, channels, height, width); else None.
+        content_squared_error: with pass 2, the sum of squared differences of these features and their target.
     """
 
     def __init__(self, for_backward: bool) -> None:
         self.for_backward = for_backward
         self.grams: dict[str, Tensor] = {}
         self.content: Tensor | None = None
-        self.content_sum: Tensor | float = 0.0
-        self._whole: dict[tuple[int, int], Tensor] = {}
+        self.content_squared_error: Tensor | float = 0.0
+        self._outputs: dict[tuple[int, int], Tensor] = {}
         self._packed: dict[tuple[int, int], Tensor] = {}
 
-    def keep(self, block: Block, place: int, box: Box, features: Tensor, choice: Tensor | None) -> None:
-        """Keep what pass 2 needs of a layer's output at `box`, and the next block in any case."""
-        key = block.number, place
-        if place == block.last or (self.for_backward and block.keeps_whole(place)):
-            if key not in self._whole:
-                self._whole[key] = whole_map(block, place, features)
-            self._whole[key][box.slices] = features
-        elif self.for_backward and block.keeps_signs(place):
-            self._store(block, place, box, [features > 0])
-        if self.for_backward and choice is not None:
-            layer = block.layers[place]
-            assert isinstance(layer, MaxPool)
-            self._store(block, place, box, [choice.bitwise_and(1 << plane) > 0 for plane in range(layer.planes)])
+    def add(self, block: Block, index: int, box: Box, features: Tensor, argmax: Tensor | None) -> None:
+        """Store what pass 2 and the next block need of a layer's output at `box`.
 
-    def whole(self, block: Block, place: int) -> Tensor:
-        """The output of a layer that is kept whole."""
-        return self._whole[block.number, place]
+        Args:
+            argmax: of a max pool, see `MaxPool.forward`; None for other layers.
+        """
+        key = block.number, index
+        if index == block.last_index or (self.for_backward and block.stores_output(index)):
+            if key not in self._outputs:
+                self._outputs[key] = empty_output(block, index, features)
+            self._outputs[key][box.slices] = features
+        elif self.for_backward and block.stores_signs(index):
+            self._add_bits(block, index, box, [features > 0])
+        if self.for_backward and argmax is not None:
+            layer = block.layers[index]
+            assert isinstance(layer, MaxPool)
+            self._add_bits(block, index, box, [argmax.bitwise_and(1 << bit) > 0 for bit in range(layer.argmax_bits)])
+
+    def output(self, block: Block, index: int) -> Tensor:
+        """A layer's whole output, if it is stored unchanged."""
+        return self._outputs[block.number, index]
 
     def has_output(self, block: Block) -> bool:
-        """Whether what a block puts out is here."""
-        return (block.number, block.last) in self._whole
+        """Whether the output of a block is stored."""
+        return (block.number, block.last_index) in self._outputs
 
-    def forget(self, block: Block) -> None:
-        """Let go of all that is kept of a block."""
-        for kept in (self._whole, self._packed):
-            for key in [key for key in kept if key[0] == block.number]:
-                del kept[key]
+    def drop(self, block: Block) -> None:
+        """Free everything that is stored of a block."""
+        for stored in (self._outputs, self._packed):
+            for key in [key for key in stored if key[0] == block.number]:
+                del stored[key]
 
-    def forget_output(self, block: Block) -> None:
-        """Let go of what a block puts out, unless a loss looks at it."""
-        if not (self.for_backward and block.keeps_whole(block.last)):
-            self._whole.pop((block.number, block.last), None)
+    def drop_output(self, block: Block) -> None:
+        """Free the output of a block, unless pass 2 needs it for a loss."""
+        if not (self.for_backward and block.stores_output(block.last_index)):
+            self._outputs.pop((block.number, block.last_index), None)
 
-    def signs(self, block: Block, place: int, box: Box) -> Tensor:
-        """Where a ReLU's input was positive, as booleans of shape (1, channels, height, width)."""
-        return self._load(block, place, box)[0]
+    def signs(self, block: Block, index: int, box: Box) -> Tensor:
+        """Whether each output of a ReLU is positive: booleans of shape (1, channels, height, width)."""
+        return self._read_bits(block, index, box)[0]
 
-    def choice(self, block: Block, place: int, box: Box) -> Tensor:
-        """Which place of its window each output of a max pool took, as uint8 of shape (1, channels, height, width)."""
-        planes = self._load(block, place, box)
-        choice = planes[0].to(torch.uint8)
-        for plane, bits in enumerate(planes[1:], start=1):
-            choice += bits.to(torch.uint8) << plane
-        return choice
+    def argmax(self, block: Block, index: int, box: Box) -> Tensor:
+        """Index of the maximum in each window of a max pool: uint8 of shape (1, channels, height, width)."""
+        bit_planes = self._read_bits(block, index, box)
+        argmax = bit_planes[0].to(torch.uint8)
+        for bit, bits in enumerate(bit_planes[1:], start=1):
+            argmax += bits.to(torch.uint8) << bit
+        return argmax
 
-    def _store(self, block: Block, place: int, box: Box, planes: list[Tensor]) -> None:
-        key = block.number, place
-        packed = torch.cat([pack(bits[0].permute(1, 2, 0)) for bits in planes], dim=2)
+    def _add_bits(self, block: Block, index: int, box: Box, bit_planes: list[Tensor]) -> None:
+        key = block.number, index
+        packed = torch.cat([pack(bits[0].permute(1, 2, 0)) for bits in bit_planes], dim=2)
         if key not in self._packed:
-            self._packed[key] = packed.new_zeros(*block.sizes[place + 1], packed.shape[2])
+            self._packed[key] = packed.new_zeros(*block.sizes[index + 1], packed.shape[2])
         self._packed[key][box.slices[2:]] = packed
 
-    def _load(self, block: Block, place: int, box: Box) -> list[Tensor]:
-        channels = block.channels[place + 1]
-        packed = self._packed[block.number, place][box.slices[2:]]
-        planes = packed.split(packed_channels(channels), dim=2)
-        return [unpack(plane, channels).permute(2, 0, 1).unsqueeze(0) for plane in planes]
+    def _read_bits(self, block: Block, index: int, box: Box) -> list[Tensor]:
+        channels = block.channels[index + 1]
+        packed = self._packed[block.number, index][box.slices[2:]]
+        bit_planes = packed.split(packed_channels(channels), dim=2)
+        return [unpack(bits, channels).permute(2, 0, 1).unsqueeze(0) for bits in bit_planes]
 
 
-def whole_map(block: Block, place: int, like: Tensor) -> Tensor:
-    """Room for the whole output of a layer (-1: the block's input), of the kind of `like`."""
-    shape = (1, block.channels[place + 1], *block.sizes[place + 1])
+def empty_output(block: Block, index: int, like: Tensor) -> Tensor:
+    """An uninitialised tensor for the whole output of a layer (-1: the block's input), of the type of `like`."""
+    shape = (1, block.channels[index + 1], *block.sizes[index + 1])
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)

@@ -1,22 +1,21 @@
-"""Which positions of every layer a piece of an image owns, and which it must compute: integers only, no tensors.
+"""Index arithmetic of tiles: which positions of each layer a tile owns and which it computes. Integers, no tensors.
 
-Shared by all strategies that compute an image in pieces. A `Span` is a run of positions along one axis, a `Box` a
-rectangle of them. A `Window` is what a layer reads along one axis, `Windows` along both: from these follow the size of
-a layer's output, the inputs that outputs are computed from, and the outputs that inputs act on (Dumoulin & Visin 2016,
-"A guide to convolution arithmetic for deep learning", section 2). Positions are counted from 0; those below 0, and
-from the size of a feature map on, are its padding.
+Shared by all strategies that compute an image tile by tile. A `Span` is a range of positions along one axis, a `Box` a
+rectangle of positions. A `Window` is the kernel geometry of a layer along one axis, `Windows` along both axes. Windows
+give the size of a layer's output, the inputs that an output reads, and the outputs that depend on an input (Dumoulin &
+Visin 2016, "A guide to convolution arithmetic for deep learning", section 2). Positions are counted from 0. Positions
+below 0, or from the size of a feature map on, are padding.
 
-Strips and tiles cut a chain of layers one axis at a time: rows and columns never mix, so a tile is a strip of rows
-times a strip of columns. Level 0 is the image, level l the output of the l-th layer. Each position of each level is
-*owned* by exactly one strip. What a strip *needs* are the positions that it owns where a loss looks, and all that these
-depend on: its halo, wider the further down. Three strips over a chain with a pooling layer, `|` what the middle one
-owns, `-` its halo:
+Rows and columns are independent: a tile is a strip of rows times a strip of columns. Level 0 is the image, level l is
+the output of layer l. Each position of each level is *owned* by exactly one strip. A strip *computes* the positions
+that it owns at the levels of the losses, and all positions that these depend on. The difference is the halo, which is
+widest at the image. Three strips over two layers; `|` bounds what the middle strip owns, `-` is its halo:
 
-    level 2   . . . .|. . . .|. . . .         a loss looks here
-    level 1   . . - -|. . . .|- - . .         3x3 convolution
-    level 0   ...-----|........|-----...      2x2 pooling, and another convolution below it
+    level 2   . . . .|. . . .|. . . .         output of a 3x3 convolution, with a loss
+    level 1   . . - -|. . . .|- - . .         output of a 2x2 pooling layer
+    level 0   ...-----|........|-----...      image
 
-A strip that reaches the image's border reads the padding of that border; nowhere else is anything padded.
+A strip at the image's border reads the padding of that border. No other strip is padded.
 """
 
 import itertools
@@ -29,7 +28,7 @@ from models.errors import InputError
 
 
 class Span(NamedTuple):
-    """Positions from `start` up to, not including, `stop`."""
+    """The positions from `start` to `stop`, excluding `stop`."""
 
     start: int
     stop: int
@@ -39,24 +38,24 @@ class Span(NamedTuple):
         """Number of positions."""
         return max(0, self.stop - self.start)
 
-    def within(self, size: int) -> "Span":
-        """The part that lies on a map of `size` positions: what is no padding."""
+    def clipped(self, size: int) -> "Span":
+        """The part on a map of `size` positions, without padding."""
         start = min(max(0, self.start), size)
         return Span(start, max(start, min(self.stop, size)))
 
-    def joined(self, other: "Span") -> "Span":
-        """The smallest span that contains both; an empty one adds nothing."""
+    def hull(self, other: "Span") -> "Span":
+        """The smallest span that contains both; an empty span adds nothing."""
         if not self.length or not other.length:
             return self if self.length else other
         return Span(min(self.start, other.start), max(self.stop, other.stop))
 
-    def shared(self, other: "Span") -> "Span":
-        """The positions of both; may be empty."""
+    def intersection(self, other: "Span") -> "Span":
+        """The common positions; may be empty."""
         start = max(self.start, other.start)
         return Span(start, max(start, min(self.stop, other.stop)))
 
-    def seen_from(self, origin: int) -> "Span":
-        """The same positions, counted from `origin`."""
+    def relative_to(self, origin: int) -> "Span":
+        """The same positions, relative to `origin`."""
         return Span(self.start - origin, self.stop - origin)
 
 
@@ -68,7 +67,7 @@ class Box(NamedTuple):
 
     @property
     def empty(self) -> bool:
-        """Whether there is no position in it."""
+        """Whether the box contains no position."""
         return not (self.rows.length and self.columns.length)
 
     @property
@@ -81,29 +80,29 @@ class Box(NamedTuple):
         """The index of the box in a tensor of shape (1, channels, height, width)."""
         return slice(None), slice(None), slice(*self.rows), slice(*self.columns)
 
-    def within(self, size: tuple[int, int]) -> "Box":
-        """The part that lies on a map of that height and width."""
-        return Box(self.rows.within(size[0]), self.columns.within(size[1]))
+    def clipped(self, size: tuple[int, int]) -> "Box":
+        """The part on a map of size (height, width), without padding."""
+        return Box(self.rows.clipped(size[0]), self.columns.clipped(size[1]))
 
-    def joined(self, other: "Box") -> "Box":
-        """The smallest box that contains both; an empty one adds nothing."""
+    def hull(self, other: "Box") -> "Box":
+        """The smallest box that contains both; an empty box adds nothing."""
         if self.empty or other.empty:
             return other if self.empty else self
-        return Box(self.rows.joined(other.rows), self.columns.joined(other.columns))
+        return Box(self.rows.hull(other.rows), self.columns.hull(other.columns))
 
-    def seen_from(self, other: "Box") -> "Box":
-        """The same positions, counted from the first of `other`."""
-        return Box(self.rows.seen_from(other.rows.start), self.columns.seen_from(other.columns.start))
+    def relative_to(self, other: "Box") -> "Box":
+        """The same positions, relative to the first position of `other`."""
+        return Box(self.rows.relative_to(other.rows.start), self.columns.relative_to(other.columns.start))
 
 
 @dataclass(frozen=True)
 class Window:
-    """What a layer reads along one axis: output o reads `kernel` inputs from o * stride - before on.
+    """Kernel geometry of a layer along one axis: output o reads `kernel` inputs, the first at o * stride - before.
 
     Attributes:
         before, after: padding at the two ends, in positions.
-        dilation: distance of the inputs that are read.
-        ceil_mode: a last window that overhangs the padded end counts, if it starts before it.
+        dilation: distance between the inputs of one output.
+        ceil_mode: as in torch's pooling layers: the last window may extend beyond the padded end.
     """
 
     kernel: int = 1
@@ -115,31 +114,31 @@ class Window:
 
     @property
     def reach(self) -> int:
-        """Inputs from the first to the last that an output reads."""
+        """Extent of one window, in positions of the input."""
         return self.dilation * (self.kernel - 1) + 1
 
     def outputs(self, size: int) -> int:
-        """Size of the output, as torch computes it (aten/src/ATen/native/Pool.h, pooling_output_shape); 0 if none."""
+        """Size of the output, computed as in torch (aten/src/ATen/native/Pool.h, pooling_output_shape); may be 0."""
         room = size + self.before + self.after - self.reach
         count = (-(-room // self.stride) if self.ceil_mode else room // self.stride) + 1
         starts_outside = self.ceil_mode and (count - 1) * self.stride >= size + self.before
         return max(0, count - 1 if starts_outside else count)
 
     def inputs(self, outputs: Span) -> Span:
-        """What these outputs read, padding included; the map's ends play no part."""
+        """The inputs that these outputs read, including padding; not clipped to the map."""
         start = outputs.start * self.stride - self.before
         return Span(start, start + (outputs.length - 1) * self.stride + self.reach if outputs.length else start)
 
-    def feeds(self, inputs: Span, outputs: int) -> Span:
-        """The outputs, out of so many, whose windows reach over any of `inputs`; may be empty."""
+    def dependents(self, inputs: Span, outputs: int) -> Span:
+        """The outputs, of a map of `outputs` positions, whose windows overlap `inputs`; may be empty."""
         first = -((self.reach - 1 - self.before - inputs.start) // self.stride)
         stop = (inputs.stop - 1 + self.before) // self.stride + 1 if inputs.length else first
-        return Span(first, stop).within(outputs)
+        return Span(first, stop).clipped(outputs)
 
     def counts(self, outputs: Span, size: int, padding: bool) -> list[int]:
-        """For each of the outputs, how many positions its window has on a map of `size`, with or without padding.
+        """For each output the number of positions of its window on a map of `size`, with or without padding.
 
-        Only for a dilation of 1. What overhangs the padded end never counts.
+        Only for dilation 1. Positions beyond the padded end never count.
         """
         first, stop = (-self.before, size + self.after) if padding else (0, size)
         read = (self.inputs(Span(output, output + 1)) for output in range(*outputs))
@@ -147,29 +146,29 @@ class Window:
 
 
 class Windows(NamedTuple):
-    """What a layer reads along both axes. Sizes are (height, width)."""
+    """Kernel geometry of a layer along both axes. Sizes are (height, width)."""
 
     rows: Window = Window()
     columns: Window = Window()
 
     def outputs(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Size of the output, see `Window.outputs`."""
+        """Size of the output; see `Window.outputs`."""
         return self.rows.outputs(size[0]), self.columns.outputs(size[1])
 
     def inputs(self, outputs: Box) -> Box:
-        """What these outputs read, see `Window.inputs`."""
+        """The inputs that these outputs read; see `Window.inputs`."""
         return Box(self.rows.inputs(outputs.rows), self.columns.inputs(outputs.columns))
 
-    def feeds(self, inputs: Box, size: tuple[int, int]) -> Box:
-        """The outputs, of a map of `size`, that read any of `inputs`, see `Window.feeds`."""
-        return Box(self.rows.feeds(inputs.rows, size[0]), self.columns.feeds(inputs.columns, size[1]))
+    def dependents(self, inputs: Box, size: tuple[int, int]) -> Box:
+        """The outputs, on a map of `size`, that depend on `inputs`; see `Window.dependents`."""
+        return Box(self.rows.dependents(inputs.rows, size[0]), self.columns.dependents(inputs.columns, size[1]))
 
 
 def sizes(chain: Sequence[Window], size_px: int) -> tuple[int, ...]:
-    """Size of every level.
+    """Size of every level, in positions.
 
     Raises:
-        InputError: a level would be empty.
+        InputError: a level is empty.
     """
     levels = [size_px]
     for window in chain:
@@ -180,82 +179,83 @@ def sizes(chain: Sequence[Window], size_px: int) -> tuple[int, ...]:
 
 
 def strides(chain: Sequence[Window]) -> tuple[int, ...]:
-    """How many pixels two neighbours of every level are apart."""
+    """Distance in pixels between adjacent positions of every level."""
     return tuple(math.prod(window.stride for window in chain[:level]) for level in range(len(chain) + 1))
 
 
 def alignment(chain: Sequence[Window]) -> int:
-    """Strips begin at multiples of this many pixels, so that they begin at a position of every level."""
+    """Strips start at multiples of this many pixels, which are multiples of the stride of every level."""
     return strides(chain)[-1]
 
 
-def field(chain: Sequence[Window], outputs: Span) -> Span:
-    """Pixels that these positions of the last level depend on, padding included: their receptive field."""
+def receptive_field(chain: Sequence[Window], outputs: Span) -> Span:
+    """The pixels that these positions of the last level depend on, including padding."""
     for window in reversed(chain):
         outputs = window.inputs(outputs)
     return outputs
 
 
-def halo(chain: Sequence[Window], taps: Collection[int]) -> tuple[int, int]:
-    """Pixels that a strip within the image needs before and behind those that it owns."""
+def halo(chain: Sequence[Window], loss_levels: Collection[int]) -> tuple[int, int]:
+    """Width in pixels of the halo of an inner strip, before and after the pixels that it owns."""
     side = alignment(chain)
-    needed = Span(0, side)
+    computed = Span(0, side)
     for level, stride in enumerate(strides(chain)):
-        if level in taps:
-            needed = needed.joined(field(chain[:level], Span(0, side // stride)))
-    return -needed.start, needed.stop - side
+        if level in loss_levels:
+            computed = computed.hull(receptive_field(chain[:level], Span(0, side // stride)))
+    return -computed.start, computed.stop - side
 
 
 @dataclass(frozen=True)
 class Strip:
-    """One strip, level by level.
+    """The positions of one strip, level by level.
 
     Attributes:
-        own: what no other strip owns.
-        need: what is computed; empty above the last level where the strip owns something that a loss looks at.
-        reads: for each layer what it reads of its input level; what lies outside of that level is padding.
-        padding: for each layer the padded positions it reads before and behind its input level.
+        owned: positions that belong to this strip alone.
+        computed: positions that the strip computes; empty above the last loss level at which it owns any.
+        reads: for each layer the positions of its input level that it reads; those outside of the level are padding.
+        padding: for each layer the number of padding positions that it reads before and after its input level.
     """
 
-    own: tuple[Span, ...]
-    need: tuple[Span, ...]
+    owned: tuple[Span, ...]
+    computed: tuple[Span, ...]
     reads: tuple[Span, ...]
     padding: tuple[tuple[int, int], ...]
 
     @property
     def depth(self) -> int:
         """The last level that is computed."""
-        return max((level for level, span in enumerate(self.need) if span.length), default=0)
+        return max((level for level, span in enumerate(self.computed) if span.length), default=0)
 
-    def seen_from(self, origins: Sequence[int]) -> "Strip":
-        """The same strip with the positions of each level counted from an origin of its own."""
-        own, need, reads = (
-            # What a layer reads is of the level below it: there is one less.
-            tuple(span.seen_from(origin) for span, origin in zip(spans, origins, strict=False))
-            for spans in (self.own, self.need, self.reads)
+    def relative_to(self, origins: Sequence[int]) -> "Strip":
+        """The same strip, with the positions of each level relative to the level's origin."""
+        owned, computed, reads = (
+            # There is one layer less than there are levels.
+            tuple(span.relative_to(origin) for span, origin in zip(spans, origins, strict=False))
+            for spans in (self.owned, self.computed, self.reads)
         )
-        return Strip(own, need, reads, self.padding)
+        return Strip(owned, computed, reads, self.padding)
 
 
-def strips(chain: Sequence[Window], size_px: int, side_px: int, taps: Collection[int]) -> tuple[Strip, ...]:
-    """Cut `size_px` into strips of at most `side_px`, as equal as alignment allows.
+def strips(chain: Sequence[Window], size_px: int, side_px: int, loss_levels: Collection[int]) -> tuple[Strip, ...]:
+    """Cut `size_px` pixels into strips of at most `side_px` pixels, as equal as the alignment allows.
 
     Args:
-        side_px: at least `alignment(chain)`; what it is more than a multiple of that is not used.
-        taps: the levels at which a loss looks.
+        side_px: rounded down to a multiple of `alignment(chain)`.
+        loss_levels: the levels at which a loss is computed.
 
     Raises:
-        InputError: the side is too small, or the image.
+        InputError: the side is below the alignment, or the image is too small for the layers.
     """
     step = alignment(chain)
     if side_px < step:
         raise InputError(f"a tile of {side_px} px is too small; the smallest that this network allows is {step} px")
-    return strips_between(chain, size_px, even_cuts(0, size_px, side_px, step), taps)
+    return strips_between(chain, size_px, even_cuts(0, size_px, side_px, step), loss_levels)
 
 
 def even_cuts(start_px: int, stop_px: int, side_px: int, step: int) -> list[int]:
-    """Where to cut from `start_px` to `stop_px` so that pieces are as equal as multiples of `step` allow, and none is
-    longer than `side_px`; the last cut may lie behind the end.
+    """The cuts of `start_px` to `stop_px` into pieces of at most `side_px`, as equal as multiples of `step` allow.
+
+    The last cut may lie beyond `stop_px`.
     """
     count = -(-(stop_px - start_px) // (side_px // step * step))
     return [start_px + cut for cut in even_parts(stop_px - start_px, count, step)]
@@ -264,42 +264,42 @@ def even_cuts(start_px: int, stop_px: int, side_px: int, step: int) -> list[int]
 def even_parts(length: int, count: int, step: int) -> list[int]:
     """The `count` + 1 cuts of `length` positions into nearly equal parts at multiples of `step`.
 
-    The first cut is 0. The last may lie behind the end, and parts may be empty where there are more than steps.
+    The first cut is 0. The last may lie beyond `length`. Parts are empty where `count` exceeds the number of steps.
     """
     steps = -(-length // step)
     return [number * steps // max(1, count) * step for number in range(count + 1)]
 
 
 def strips_between(
-    chain: Sequence[Window], size_px: int, cuts: Sequence[int], taps: Collection[int]
+    chain: Sequence[Window], size_px: int, cuts: Sequence[int], loss_levels: Collection[int]
 ) -> tuple[Strip, ...]:
-    """The strips of `size_px` that lie between neighbouring cuts, which are multiples of the alignment."""
+    """The strips of `size_px` pixels between consecutive cuts, which are multiples of the alignment."""
     levels = sizes(chain, size_px)
-    return tuple(_strip(chain, levels, Span(start, stop), taps) for start, stop in itertools.pairwise(cuts))
+    return tuple(_strip(chain, levels, Span(start, stop), loss_levels) for start, stop in itertools.pairwise(cuts))
 
 
-def _strip(chain: Sequence[Window], levels: Sequence[int], pixels: Span, taps: Collection[int]) -> Strip:
+def _strip(chain: Sequence[Window], levels: Sequence[int], pixels: Span, loss_levels: Collection[int]) -> Strip:
     last = pixels.stop >= levels[0]
-    own = tuple(
-        # Padding can make a level longer than the image is in its units: the last strip owns what is left.
-        Span(pixels.start // stride, size if last else pixels.stop // stride).within(size)
+    owned = tuple(
+        # Padding can make a level larger than size_px // stride: the last strip owns the remainder.
+        Span(pixels.start // stride, size if last else pixels.stop // stride).clipped(size)
         for size, stride in zip(levels, strides(chain), strict=True)
     )
-    need = [Span(0, 0)] * len(levels)
+    computed = [Span(0, 0)] * len(levels)
     reads = [Span(0, 0)] * len(chain)
     for level in reversed(range(len(levels))):
-        if level in taps:
-            need[level] = own[level]
-        if level < len(chain) and need[level + 1].length:
+        if level in loss_levels:
+            computed[level] = owned[level]
+        if level < len(chain) and computed[level + 1].length:
             window, size = chain[level], levels[level]
-            read = window.inputs(need[level + 1])
-            # What overhangs the padded end is clipped by the pooling layer itself.
+            read = window.inputs(computed[level + 1])
+            # Pooling layers clip a window that extends beyond the padded end themselves.
             reads[level] = Span(read.start, min(read.stop, size + window.after))
-            need[level] = need[level].joined(read.within(size))
+            computed[level] = computed[level].hull(read.clipped(size))
     padding = tuple(
         (max(0, -read.start), max(0, read.stop - size)) for read, size in zip(reads, levels[:-1], strict=True)
     )
-    return Strip(own, tuple(need), tuple(reads), padding)
+    return Strip(owned, tuple(computed), tuple(reads), padding)
 
 
 @dataclass(frozen=True)
@@ -316,15 +316,15 @@ class Tile:
 
     @property
     def pixels(self) -> int:
-        """How many pixels of the image it needs."""
-        return self.rows.need[0].length * self.columns.need[0].length
+        """Number of pixels of the image that the tile reads, including its halo."""
+        return self.rows.computed[0].length * self.columns.computed[0].length
 
     def owned(self, level: int) -> Box:
-        """What the tile owns of a level; may be empty."""
-        return Box(self.rows.own[level], self.columns.own[level])
+        """The positions of a level that the tile owns; may be empty."""
+        return Box(self.rows.owned[level], self.columns.owned[level])
 
 
-def tiles(rows: Sequence[Strip], columns: Sequence[Strip], taps: Collection[int]) -> tuple[Tile, ...]:
-    """Every strip of rows with every strip of columns, but for those that own nothing that a loss looks at."""
+def tiles(rows: Sequence[Strip], columns: Sequence[Strip], loss_levels: Collection[int]) -> tuple[Tile, ...]:
+    """Every strip of rows with every strip of columns, without tiles that own no position of a loss level."""
     every = (Tile(row, column) for row in rows for column in columns)
-    return tuple(tile for tile in every if any(not tile.owned(level).empty for level in taps))
+    return tuple(tile for tile in every if any(not tile.owned(level).empty for level in loss_levels))

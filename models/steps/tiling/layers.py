@@ -1,10 +1,10 @@
-"""Layers that can be computed piece by piece: which these are, their geometry, and how to compute a piece of each.
+"""Layers that can be computed tile by tile: which layers these are, their geometry, and how to compute a part of each.
 
-There are two ways. `run` is for autograd: the piece carries the padding already, and gradients come from torch.
-`forward` and `backward` are written out, for callers that keep less than autograd does: they take and give tensors of
-shape (1, channels, height, width), and are told which boxes of the whole maps these stand for. Beyond the border of
-the whole map there is the layer's padding, at the border of a box there is none: what is held must contain all that
-the wanted box is computed from.
+There are two ways. `run` is for autograd: its input includes the padding, and torch computes the gradient. `forward`
+and `backward` are explicit, for callers that store less than autograd does. They take and return parts of feature
+maps, shape (1, channels, height, width), and the boxes of these parts: `input_box` on the layer's input, `output_box`
+on its output. Padding is applied at the border of the whole map only, so the given part must contain all positions on
+the map that the result depends on.
 """
 
 import math
@@ -21,45 +21,45 @@ from models.errors import InputError
 from models.network import StyleNetwork
 from models.steps.tiling.geometry import Box, Window, Windows
 
-# Positions of padding around a piece, in the order of torch's `pad`: left, right, top, bottom; negative ones crop.
+# Number of padding positions, in the order of torch's `pad`: left, right, top, bottom. Negative numbers crop.
 Padding = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Layer(ABC):
-    """One layer of a chain; `padding_value` is what pieces that it runs on are padded with."""
+    """One layer of a chain; its input is padded with `padding_value`."""
 
     windows: Windows
     padding_value: ClassVar[float] = 0.0
 
     @property
-    def products(self) -> int:
-        """Multiplications for all channels of one position of the output, where these are worth counting."""
+    def macs(self) -> int:
+        """Multiply-accumulate operations for one output position, all channels; only convolutions are counted."""
         return 0
 
     @abstractmethod
     def run(self, piece: Tensor, padding: Padding) -> Tensor:
-        """The layer without padding of its own, on a piece that carries the given padding."""
+        """The layer's output for a piece of its input, which already includes the given padding."""
 
 
 @dataclass(frozen=True)
 class Pointwise(Layer):
-    """A layer whose outputs depend on the input at the same place alone, and which leaves zeros alone."""
+    """An elementwise layer that maps zero to zero."""
 
     module: nn.Module
 
     def run(self, piece: Tensor, padding: Padding) -> Tensor:
-        del padding  # zeros, which stay zeros
+        del padding  # zero before and after
         result: Tensor = self.module(piece)
         return result
 
 
-class Rectifier(Pointwise):
+class Relu(Pointwise):
     """max(x, 0)."""
 
 
-class Unchanged(Pointwise):
-    """A layer that does nothing: an identity, or dropout in a frozen network."""
+class Identity(Pointwise):
+    """A layer whose output is its input: an identity, or dropout in a frozen network."""
 
 
 @dataclass(frozen=True)
@@ -69,33 +69,33 @@ class Convolution(Layer):
     module: nn.Conv2d
 
     @property
-    def products(self) -> int:
+    def macs(self) -> int:
         return self.module.weight.numel()
 
     def run(self, piece: Tensor, padding: Padding) -> Tensor:
-        del padding  # zeros count like any others
-        return self._convolved(piece, (0, 0))
+        del padding  # zeros are convolved like any other input
+        return self._convolve(piece, (0, 0))
 
-    def forward(self, features: Tensor, held: Box, wanted: Box) -> Tensor:
-        """The output at `wanted`."""
-        both, rest = _common(_margins(self.windows.inputs(wanted), held))
-        return self._convolved(pad(features, rest), both)
+    def forward(self, features: Tensor, input_box: Box, output_box: Box) -> Tensor:
+        """The output at `output_box`."""
+        symmetric, remainder = _split_symmetric(_margins(self.windows.inputs(output_box), input_box))
+        return self._convolve(pad(features, remainder), symmetric)
 
-    def backward(self, gradient: Tensor, given: Box, wanted: Box) -> Tensor:
-        """The input's gradient at `wanted`, from the output's at `given`, where all that `wanted` feeds is.
+    def backward(self, gradient: Tensor, output_box: Box, input_box: Box) -> Tensor:
+        """The input's gradient at `input_box`, from the output's gradient at `output_box`.
 
-        The adjoint is the convolution with the flipped, transposed weights (Dumoulin & Visin 2016, section 4). torch
-        calls it a transposed convolution: that takes the weights as they are, and was as fast as a flipped copy.
+        The transposed convolution (Dumoulin & Visin 2016, section 4). torch's function takes the weights as they are,
+        and was as fast as a convolution with a flipped copy of them.
         """
         module = self.module
-        # It makes all that `given` reads; its own padding cuts that off equally at both ends.
-        both, rest = _common(_margins(self.windows.inputs(given), wanted))
-        made = functional.conv_transpose2d(
-            gradient, module.weight, None, module.stride, both, 0, module.groups, module.dilation
+        # The result covers all inputs of `output_box`; the function's padding crops it symmetrically.
+        symmetric, remainder = _split_symmetric(_margins(self.windows.inputs(output_box), input_box))
+        result = functional.conv_transpose2d(
+            gradient, module.weight, None, module.stride, symmetric, 0, module.groups, module.dilation
         )
-        return pad(made, _negative(rest))
+        return pad(result, _negated(remainder))
 
-    def _convolved(self, features: Tensor, padding: tuple[int, int]) -> Tensor:
+    def _convolve(self, features: Tensor, padding: tuple[int, int]) -> Tensor:
         module = self.module
         return functional.conv2d(
             features, module.weight, module.bias, module.stride, padding, module.dilation, module.groups
@@ -104,80 +104,82 @@ class Convolution(Layer):
 
 @dataclass(frozen=True)
 class MaxPool(Layer):
-    """Max pooling; `forward` says for each output which place of its window was the largest."""
+    """Max pooling; `forward` also returns, for each output, the index of the maximum within its window."""
 
     padding_value = -math.inf
 
     @property
-    def planes(self) -> int:
-        """Bits that a choice takes."""
+    def argmax_bits(self) -> int:
+        """Number of bits of one index."""
         return (self.windows.rows.kernel * self.windows.columns.kernel - 1).bit_length()
 
     def run(self, piece: Tensor, padding: Padding) -> Tensor:
-        del padding  # never the largest
+        del padding  # never the maximum
         kernel, stride, dilation = _pairs(self.windows)
         return functional.max_pool2d(piece, kernel, stride, 0, dilation, self.windows.rows.ceil_mode)
 
-    def forward(self, features: Tensor, held: Box, wanted: Box) -> tuple[Tensor, Tensor]:
-        """The output at `wanted`, and its choices: places in the window in reading order, as uint8."""
+    def forward(self, features: Tensor, input_box: Box, output_box: Box) -> tuple[Tensor, Tensor]:
+        """The output at `output_box`, and the indices of the maxima within their windows (row-major, uint8)."""
         rows, columns = self.windows
         kernel, stride, dilation = _pairs(self.windows)
-        features = pad(features, _margins(self.windows.inputs(wanted), held), self.padding_value)
+        features = pad(features, _margins(self.windows.inputs(output_box), input_box), self.padding_value)
         width = features.shape[3]
-        pooled, place = functional.max_pool2d(features, kernel, stride, 0, dilation, return_indices=True)
-        # From places in the piece to places in the window.
-        down, across = (torch.arange(size, device=place.device) for size in pooled.shape[2:])
-        place -= (down * (rows.stride * width)).unsqueeze(1) + across * columns.stride
+        pooled, index = functional.max_pool2d(features, kernel, stride, 0, dilation, return_indices=True)
+        # From the offset in `features` to the offset from the window's first position.
+        down, across = (torch.arange(size, device=index.device) for size in pooled.shape[2:])
+        index -= (down * (rows.stride * width)).unsqueeze(1) + across * columns.stride
         if dilation != (1, 1):
             row_pitch = rows.dilation * width
-            place = place // row_pitch * columns.kernel + place % row_pitch // columns.dilation
-            return pooled, place.to(torch.uint8)
-        # By comparison: integer division is slow.
-        choice = place.to(torch.uint8)  # right in the first row; uint8 counts round, so differences stay right
+            index = index // row_pitch * columns.kernel + index % row_pitch // columns.dilation
+            return pooled, index.to(torch.uint8)
+        # Comparisons instead of integer division, which is slow.
+        argmax = index.to(torch.uint8)  # correct in the window's first row; differences are correct modulo 256
         for row in range(1, rows.kernel):
-            choice -= (place >= row * width).to(torch.uint8) * ((width - columns.kernel) % 256)
-        return pooled, choice
+            argmax -= (index >= row * width).to(torch.uint8) * ((width - columns.kernel) % 256)
+        return pooled, argmax
 
-    def backward(self, gradient: Tensor, choice: Tensor, given: Box, wanted: Box) -> Tensor:
-        """The input's gradient at `wanted`, from the output's and the choices at `given`."""
-        return _scattered(self.windows, lambda place: gradient * (choice == place), gradient, given, wanted)
+    def backward(self, gradient: Tensor, argmax: Tensor, output_box: Box, input_box: Box) -> Tensor:
+        """The input's gradient at `input_box`, from the output's gradient and the indices at `output_box`."""
+        return _scatter_windows(
+            self.windows, lambda index: gradient * (argmax == index), gradient, output_box, input_box
+        )
 
 
 @dataclass(frozen=True)
 class AveragePool(Layer):
-    """Average pooling. Each window is divided by the number of positions that torch counts for it.
+    """Average pooling: the sum of each window over its number of positions.
 
     Attributes:
-        count_padding: whether padding is among these.
-        divisor: the number to divide by instead; None if there is none.
+        count_padding: whether padding positions are counted (torch's `count_include_pad`).
+        divisor: divisor of the sums instead of the count (torch's `divisor_override`); None if there is none.
     """
 
     count_padding: bool
     divisor: int | None
 
     def run(self, piece: Tensor, padding: Padding) -> Tensor:
-        pooled = self._pooled(piece)
+        pooled = self._pool(piece)
         if not any(padding) or self.count_padding or self.divisor:
             return pooled
-        # The mean over what is no padding: the same mean of ones tells which share of a window that is.
+        # Divide by the share of each window that is no padding: the average of a map of ones, padded with zeros.
         left, right, top, bottom = padding
         height, width = piece.shape[-2:]
-        real = functional.pad(piece.new_ones(1, 1, height - top - bottom, width - left - right), padding)
-        return pooled / self._pooled(real)
+        ones = functional.pad(piece.new_ones(1, 1, height - top - bottom, width - left - right), padding)
+        return pooled / self._pool(ones)
 
-    def forward(self, features: Tensor, held: Box, wanted: Box, size: tuple[int, int]) -> Tensor:
-        """The output at `wanted`, of an input whose whole map has that height and width."""
-        features = pad(features, _margins(self.windows.inputs(wanted), held))
+    def forward(self, features: Tensor, input_box: Box, output_box: Box, size: tuple[int, int]) -> Tensor:
+        """The output at `output_box`; `size` is the (height, width) of the whole input map."""
+        features = pad(features, _margins(self.windows.inputs(output_box), input_box))
         kernel, stride, _ = _pairs(self.windows)
         sums = functional.avg_pool2d(features, kernel, stride, divisor_override=1)
-        return sums / self._counts(features, wanted, size)
+        return sums / self._counts(features, output_box, size)
 
-    def backward(self, gradient: Tensor, given: Box, wanted: Box, size: tuple[int, int]) -> Tensor:
-        """The input's gradient at `wanted`, from the output's at `given`."""
-        gradient = gradient / self._counts(gradient, given, size)
-        return _scattered(self.windows, lambda _: gradient, gradient, given, wanted)
+    def backward(self, gradient: Tensor, output_box: Box, input_box: Box, size: tuple[int, int]) -> Tensor:
+        """The input's gradient at `input_box`, from the output's gradient at `output_box`."""
+        gradient = gradient / self._counts(gradient, output_box, size)
+        return _scatter_windows(self.windows, lambda _: gradient, gradient, output_box, input_box)
 
-    def _pooled(self, piece: Tensor) -> Tensor:
+    def _pool(self, piece: Tensor) -> Tensor:
         kernel, stride, _ = _pairs(self.windows)
         ceil_mode = self.windows.rows.ceil_mode
         return functional.avg_pool2d(piece, kernel, stride, 0, ceil_mode, divisor_override=self.divisor)
@@ -192,14 +194,16 @@ class AveragePool(Layer):
         return down.unsqueeze(1) * across
 
 
-def layers_of(network: StyleNetwork, taps: Collection[str], strategy: str) -> tuple[tuple[str, Layer, int], ...]:
-    """Name, layer and output channels of the network's layers, up to the last of `taps`.
+def tileable_layers(
+    network: StyleNetwork, loss_layers: Collection[str], strategy: str
+) -> tuple[tuple[str, Layer, int], ...]:
+    """Name, layer and output channels of the network's layers, up to the last of `loss_layers`.
 
     Raises:
-        InputError: one of them needs the whole image at once, or is of a kind that is not known.
+        InputError: a layer needs the whole image at once, or its type is unknown.
     """
     chain = list(network.layers.named_children())
-    count = 1 + max(place for place, (name, _) in enumerate(chain) if name in taps)
+    count = 1 + max(index for index, (name, _) in enumerate(chain) if name in loss_layers)
     layers, channels = [], 3
     for name, module in chain[:count]:
         try:
@@ -216,8 +220,8 @@ def layers_of(network: StyleNetwork, taps: Collection[str], strategy: str) -> tu
 
 
 def _layer(module: nn.Module) -> Layer:
-    for kind, read in _KINDS.items():
-        # A subclass may compute something else: only torch's own forward is known.
+    for kind, read in _READERS.items():
+        # A subclass may compute something else: its `forward` must be torch's.
         if isinstance(module, kind) and type(module).forward is kind.forward:
             layer = read(module)
             if any(max(window.before, window.after) >= window.reach for window in layer.windows):
@@ -231,17 +235,17 @@ def _convolution(module: nn.Module) -> Layer:
     if module.padding_mode != "zeros":
         raise InputError(f"Conv2d with padding_mode={module.padding_mode!r}")
 
-    def axis(place: int) -> Window:
-        kernel, dilation = module.kernel_size[place], module.dilation[place]
+    def axis(index: int) -> Window:
+        kernel, dilation = module.kernel_size[index], module.dilation[index]
         match module.padding:
             case "valid":
                 before = after = 0
-            case "same":  # an odd one goes behind, as in torch
-                both = dilation * (kernel - 1)
-                before, after = both // 2, both - both // 2
+            case "same":  # an odd total has one more position after than before, as in torch
+                total = dilation * (kernel - 1)
+                before, after = total // 2, total - total // 2
             case (*amounts,):
-                before = after = int(amounts[place])
-        return Window(kernel, module.stride[place], before, after, dilation)
+                before = after = int(amounts[index])
+        return Window(kernel, module.stride[index], before, after, dilation)
 
     return Convolution(Windows(axis(0), axis(1)), module)
 
@@ -270,65 +274,72 @@ def _pooling(module: nn.MaxPool2d | nn.AvgPool2d, dilation: int | tuple[int, int
     return Windows(rows, columns)
 
 
-_KINDS: dict[type[nn.Module], Callable[[nn.Module], Layer]] = {
+_READERS: dict[type[nn.Module], Callable[[nn.Module], Layer]] = {
     nn.Conv2d: _convolution,
-    nn.ReLU: lambda module: Rectifier(Windows(), module),
+    nn.ReLU: lambda module: Relu(Windows(), module),
     nn.MaxPool2d: _max_pooling,
     nn.AvgPool2d: _average_pooling,
-    nn.Dropout: lambda module: Unchanged(Windows(), module),
-    nn.Identity: lambda module: Unchanged(Windows(), module),
+    nn.Dropout: lambda module: Identity(Windows(), module),
+    nn.Identity: lambda module: Identity(Windows(), module),
 }
 
 
 def pad(piece: Tensor, amounts: Padding, value: float = 0.0) -> Tensor:
-    """The piece with padding laid on, or cropped where that is negative; the piece itself where there is none."""
+    """The padded piece, cropped where an amount is negative; the piece itself if all amounts are 0."""
     return functional.pad(piece, amounts, value=value) if any(amounts) else piece
 
 
-def _scattered(windows: Windows, part: Callable[[int], Tensor], like: Tensor, given: Box, wanted: Box) -> Tensor:
-    """Adjoint of gathering windows: adds `part(place)` to that place of every window, for the boxes of `backward`."""
-    made = windows.inputs(given)
+def _scatter_windows(
+    windows: Windows, term: Callable[[int], Tensor], like: Tensor, output_box: Box, input_box: Box
+) -> Tensor:
+    """The gradient at `input_box` of a pooling layer: `term(i)` is added at position i of every window.
+
+    Args:
+        term: the gradient that position i (row-major) of each window receives, for the outputs at `output_box`.
+        like: a tensor with the shape, type and device of these gradients.
+    """
+    read_box = windows.inputs(output_box)
     rows, columns = windows
     overlapping = any(window.reach > window.stride for window in windows)
-    gapless = all(window.kernel == window.stride == window.reach for window in windows)
-    size = (1, like.shape[1], *made.lengths)
+    without_gaps = all(window.kernel == window.stride == window.reach for window in windows)
+    size = (1, like.shape[1], *read_box.lengths)
     total = torch.empty(size, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
-    if not gapless:
+    if not without_gaps:
         total.zero_()
-    for place in range(rows.kernel * columns.kernel):
-        down, across = divmod(place, columns.kernel)
+    for index in range(rows.kernel * columns.kernel):
+        down, across = divmod(index, columns.kernel)
         top, left = down * rows.dilation, across * columns.dilation
         target = total[
             :, :, top : top + rows.stride * like.shape[2] : rows.stride,
             left : left + columns.stride * like.shape[3] : columns.stride,
         ]  # fmt: skip
         if overlapping:
-            target += part(place)
+            target += term(index)
         else:
-            target.copy_(part(place))
-    return pad(total, _negative(_margins(made, wanted)))
+            target.copy_(term(index))
+    return pad(total, _negated(_margins(read_box, input_box)))
 
 
 def _pairs(windows: Windows) -> tuple[tuple[int, int], ...]:
-    """Kernel, stride and dilation as torch's functions take them."""
+    """Kernel, stride and dilation in the form of torch's functions: (rows, columns)."""
     rows, columns = windows
     return (rows.kernel, columns.kernel), (rows.stride, columns.stride), (rows.dilation, columns.dilation)
 
 
 def _margins(outer: Box, inner: Box) -> Padding:
-    """How far `outer` goes beyond `inner`; negative where it does not."""
+    """Number of positions by which `outer` extends beyond `inner` on each side; may be negative."""
     rows = inner.rows.start - outer.rows.start, outer.rows.stop - inner.rows.stop
     columns = inner.columns.start - outer.columns.start, outer.columns.stop - inner.columns.stop
     return *columns, *rows
 
 
-def _common(margins: Padding) -> tuple[tuple[int, int], Padding]:
-    """What is the same before and behind, as (rows, columns), which a convolution can do itself; and the rest."""
+def _split_symmetric(margins: Padding) -> tuple[tuple[int, int], Padding]:
+    """Split margins into symmetric ones, as (rows, columns), which a convolution can apply itself, and the rest."""
     left, right, top, bottom = margins
     columns, rows = max(0, min(left, right)), max(0, min(top, bottom))
     return (rows, columns), (left - columns, right - columns, top - rows, bottom - rows)
 
 
-def _negative(margins: Padding) -> Padding:
+def _negated(margins: Padding) -> Padding:
     left, right, top, bottom = margins
     return -left, -right, -top, -bottom

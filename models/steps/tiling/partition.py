@@ -1,15 +1,13 @@
-"""Which part of an image each rank computes, and which part it keeps: integers only, no tensors.
+"""The partition of an image over ranks, and how many bytes the ranks send. Integers, no tensors and no torch.
 
-An image is cut into bands along its longer side, one for each rank, and each band into tiles. A rank keeps its band's
-pixels; its tiles need some of its neighbours', the halo. Only these are ever exchanged:
+The image is cut along its longer side into one range of rows (or columns) per rank, and each range into tiles. A rank
+stores the pixels of its range. Its tiles also read pixels of adjacent ranks, the halo, which are all that is exchanged:
 
-    rank 0   |..........|--          . own: gradient and optimiser state are kept here
-    rank 1          ----|..........|--          - halo: pixels come from their owner, their gradient goes to it
+    rank 0   |..........|--          . owned: pixels, gradient and optimiser state are stored by this rank
+    rank 1          ----|..........|--          - halo: pixels are received from their owner, gradients sent to it
     rank 2                     ----|..........|
 
-All ranks work out the bands of all, so that each knows what the others have and want.
-
-How much the ranks of a group send each other. No torch here: plans need these numbers, too.
+Every rank computes the whole partition, so it knows what every other rank sends and receives.
 """
 
 import itertools
@@ -33,10 +31,10 @@ from models.steps.tiling.geometry import (
 
 
 def all_reduce_bytes(message_bytes: int, ranks: int) -> int:
-    """What one rank sends so that all have the sum of a message over all.
+    """Bytes that one rank sends in an all-reduce of a message over `ranks` ranks.
 
-    2 (n - 1) / n of the message, in a ring: the least that does without one rank sending more than another (Patarasuk
-    & Yuan 2009, "Bandwidth optimal all-reduce algorithms for clusters of workstations", sections 2 and 3).
+    2 (n - 1) / n of the message, in a ring: the minimum if all ranks send the same amount (Patarasuk & Yuan 2009,
+    "Bandwidth optimal all-reduce algorithms for clusters of workstations", sections 2 and 3).
     """
     return 2 * (ranks - 1) * message_bytes // ranks
 
@@ -44,19 +42,20 @@ def all_reduce_bytes(message_bytes: int, ranks: int) -> int:
 def style_volume_bytes(
     style_channels: Iterable[int], exchanged_pixels: int, ranks: int, history: int = 0, number_bytes: int = 4
 ) -> int:
-    """What one rank sends in an iteration of `models.steps.distributed.sharded`.
+    """Bytes that one rank sends in an iteration of `models.steps.distributed.sharded`.
 
-    V = R(g) + 3 e h + s R(e), with R(m) = 2 (n - 1) / n m as in `all_reduce_bytes`, and e bytes for a number:
-        g = e (1 + sum of C^2): the Gram sums of all style layers, and the content loss, as one message;
-        h: pixels of the halo, sent in the forward direction with their values, backward with their gradient;
-        s = 2 k + 4: of L-BFGS with k pairs in its history, for two loops of k dot products, the two of the newest
-            pair, the slope, and the largest element of the gradient; 0 for Adam.
-    The image's gradient is not summed over the ranks: halos are all that two of them have in common.
+    V = R(g) + 3 e h + s R(e), with R(m) = 2 (n - 1) / n m as in `all_reduce_bytes`, and e bytes per number:
+        g = e (1 + sum of C^2): one message with the Gram sums of all style layers and the content loss;
+        h: pixels that this rank sends, either their values or their gradient;
+        s = 2 k + 4: L-BFGS with k pairs in its history computes two loops of k dot products, two for the newest pair,
+            the directional derivative, and the largest element of the gradient; 0 for Adam.
+    The image's gradient is not summed over the ranks: two ranks share no pixels but those of halos.
 
     Args:
-        style_channels: of each style layer.
-        exchanged_pixels: of this rank, see `models.steps.tiling.partition.Bands.exchanged_pixels`.
-        history: pairs that L-BFGS has; 0 for Adam.
+        style_channels: number of channels of each style layer.
+        exchanged_pixels: of this rank; see `Partition.exchanged_pixels`.
+        history: number of pairs in the history of L-BFGS; 0 for Adam.
+        number_bytes: size of one number.
     """
     if ranks == 1:
         return 0
@@ -65,112 +64,117 @@ def style_volume_bytes(
     return sums + 3 * number_bytes * exchanged_pixels + scalars * all_reduce_bytes(number_bytes, ranks)
 
 
-# Halvings of the interval that the largest work of a rank is looked for in: far below one row of positions.
-_HALVINGS = 30
+# Bisection steps of `balanced_cuts`: the remaining interval is far below the work of one row.
+_BISECTION_STEPS = 30
 
 
 @dataclass(frozen=True)
-class Band:
-    """The share of one rank.
+class RankPart:
+    """The part of an image that one rank stores and computes.
 
     Attributes:
-        own: pixels along the cut side that this rank keeps; each pixel is kept by exactly one rank.
-        window: these and its halo.
-        tiles: what is computed, with positions counted from the window at level 0, from the band's own in the others.
+        owned: pixels along the cut side that belong to this rank alone.
+        local: the owned pixels and their halo.
+        tiles: tiles of this rank; positions are relative to `local` at level 0, to the rank's own at other levels.
     """
 
-    own: Span
-    window: Span
+    owned: Span
+    local: Span
     tiles: tuple[Tile, ...]
 
 
-class Bands(NamedTuple):
-    """An image as cut into the shares of all ranks.
+class Partition(NamedTuple):
+    """An image cut into one part per rank.
 
     Attributes:
-        axis: along which a tensor of shape (1, channels, height, width) is cut: 2 into bands of rows, 3 of columns.
-        across_px: side of the image that is not cut.
-        of_ranks: in the order of the ranks; the last may be empty where there are more ranks than positions.
+        axis: axis of a tensor of shape (1, channels, height, width) that is cut: 2 for rows, 3 for columns.
+        uncut_side_px: length of the other side.
+        parts: one for each rank, in order; the last are empty if there are too many ranks.
     """
 
     axis: int
-    across_px: int
-    of_ranks: tuple[Band, ...]
+    uncut_side_px: int
+    parts: tuple[RankPart, ...]
 
-    def lent(self, lender: int, borrower: int) -> Span:
-        """What of the pixels that one rank owns is in the halo of another."""
-        bands = self.of_ranks
-        return bands[borrower].window.shared(bands[lender].own) if lender != borrower else Span(0, 0)
+    def halo_overlap(self, owner: int, reader: int) -> Span:
+        """Pixels along the cut side that rank `owner` owns and that are in the halo of rank `reader`; may be empty."""
+        if owner == reader:
+            return Span(0, 0)
+        return self.parts[reader].local.intersection(self.parts[owner].owned)
 
     def exchanged_pixels(self, rank: int) -> int:
-        """How many pixels a rank sends in one iteration: those that it lends, and the gradient of those it borrows."""
-        ranks = range(len(self.of_ranks))
-        return self.across_px * sum(self.lent(rank, other).length + self.lent(other, rank).length for other in ranks)
+        """Number of pixels that a rank sends per iteration: values to other halos, gradients of its own halo."""
+        return self.uncut_side_px * sum(
+            self.halo_overlap(rank, other).length + self.halo_overlap(other, rank).length
+            for other in range(len(self.parts))
+        )
 
 
-def bands_of(
+def partition_image(
     rows: Sequence[Window],
     columns: Sequence[Window],
     size: tuple[int, int],
     side_px: int,
     ranks: int,
-    taps: Collection[int],
-    products: Sequence[int],
-) -> Bands:
-    """Cut an image of that height and width for so many ranks, about the same work each.
+    loss_levels: Collection[int],
+    macs_per_position: Sequence[int],
+) -> Partition:
+    """Cut an image into parts of about equal work.
 
     Args:
-        rows, columns: a chain of layers, down and across.
-        side_px: most of a tile, in both directions.
-        taps: the levels at which a loss looks.
-        products: multiplications for one position of each layer.
+        rows, columns: kernel geometry of the chain of layers along both axes.
+        size: height and width of the image.
+        side_px: largest side of a tile.
+        loss_levels: the levels at which a loss is computed.
+        macs_per_position: multiply-accumulate operations for one position of each layer.
     """
-    in_rows = size[0] >= size[1]
+    cuts_rows = size[0] >= size[1]
     axes = (rows, size[0]), (columns, size[1])
-    (along, along_px), (across, across_px) = axes if in_rows else axes[::-1]
+    (along, along_px), (across, uncut_side_px) = axes if cuts_rows else axes[::-1]
     step = alignment(along)
-    amounts = [amount * length for amount, length in zip(products, sizes(across, across_px)[1:], strict=True)]
+    lengths_across = sizes(across, uncut_side_px)[1:]
+    macs_per_row = [macs * length for macs, length in zip(macs_per_position, lengths_across, strict=True)]
 
-    def strips_of(start: int, stop: int) -> tuple[Strip, ...]:
-        return strips_between(along, along_px, even_cuts(start * step, stop * step, side_px, step), taps)
+    def strips_in(start: int, stop: int) -> tuple[Strip, ...]:
+        return strips_between(along, along_px, even_cuts(start * step, stop * step, side_px, step), loss_levels)
 
     def work(start: int, stop: int) -> int:
         return sum(
-            span.length * amount
-            for strip in strips_of(start, stop)
-            for span, amount in zip(strip.need[1:], amounts, strict=True)
+            span.length * macs
+            for strip in strips_in(start, stop)
+            for span, macs in zip(strip.computed[1:], macs_per_row, strict=True)
         )
 
-    strips_across = strips(across, across_px, side_px, taps)
-    shares = []
+    strips_across = strips(across, uncut_side_px, side_px, loss_levels)
+    parts = []
     for start, stop in itertools.pairwise(balanced_cuts(-(-along_px // step), ranks, work)):
-        own = Span(start * step, stop * step).within(along_px)
-        seen, window = _seen_from_window(strips_of(start, stop), own)
-        grid = (seen, strips_across) if in_rows else (strips_across, seen)
-        shares.append(Band(own, window, tiles(*grid, taps)))
-    return Bands(2 if in_rows else 3, across_px, tuple(shares))
+        owned = Span(start * step, stop * step).clipped(along_px)
+        local_strips, local = _local_strips(strips_in(start, stop), owned)
+        grid = (local_strips, strips_across) if cuts_rows else (strips_across, local_strips)
+        parts.append(RankPart(owned, local, tiles(*grid, loss_levels)))
+    return Partition(2 if cuts_rows else 3, uncut_side_px, tuple(parts))
 
 
-def _seen_from_window(strips: Sequence[Strip], own: Span) -> tuple[tuple[Strip, ...], Span]:
-    """A band's strips, and its window: what is own and what any strip needs."""
+def _local_strips(strips: Sequence[Strip], owned: Span) -> tuple[tuple[Strip, ...], Span]:
+    """A rank's strips, relative to its local pixels, and the span of these: owned pixels and halo."""
     if not strips:
-        return (), own
-    window = own
+        return (), owned
+    local = owned
     for strip in strips:
-        window = window.joined(strip.need[0])
-    origins = (window.start, *(span.start for span in strips[0].own[1:]))
-    return tuple(strip.seen_from(origins) for strip in strips), window
+        local = local.hull(strip.computed[0])
+    origins = (local.start, *(span.start for span in strips[0].owned[1:]))
+    return tuple(strip.relative_to(origins) for strip in strips), local
 
 
 def balanced_cuts(units: int, parts: int, work: Callable[[int, int], float]) -> list[int]:
-    """Where to cut `units` into so many consecutive parts that the largest is as little work as can be.
+    """Cuts of `units` into consecutive parts that minimise the largest work of a part.
 
-    Parts are filled one after the other up to a bound, the last takes what is left, and the least bound that it keeps
-    to is found by halving.
+    Parts are filled one after the other up to a bound, and the last part takes the rest. Bisection finds the smallest
+    bound that the last part does not exceed.
 
     Args:
-        work: of the units from one up to another; more of them are more work. Where they are not, because an edge
-            saves a halo, the parts are not quite the best.
+        work: work of units start to stop. The result is optimal if work grows with the number of units; a part at the
+            image's border can be an exception, because it has one halo less.
     """
 
     def filled(bound: float) -> list[int]:
@@ -182,7 +186,7 @@ def balanced_cuts(units: int, parts: int, work: Callable[[int, int], float]) -> 
         return [*cuts, units]
 
     low, high = 0.0, work(0, units)
-    for _ in range(_HALVINGS):
+    for _ in range(_BISECTION_STEPS):
         middle = (low + high) / 2
         low, high = (low, middle) if work(*filled(middle)[-2:]) <= middle else (middle, high)
     return filled(high)

@@ -1,15 +1,15 @@
-"""`streamed`: the whole image, block by block and tile by tile, exact, in a fraction of the memory.
+"""Strategy `streamed`: the exact loss and gradient of the whole image, block by block and tile by tile.
 
-With frozen weights the backward pass needs little of what autograd keeps: of a ReLU one bit per element, of a max
-pool which input it took, of a Gram loss the features themselves. So nothing but these is kept or computed again, and
-the backward pass is written out. A block is the layers up to and including a pooling layer.
+With frozen weights the backward pass needs little of what autograd stores: one bit per element of a ReLU, the argmax of
+a max pool, the features of a style or content layer. Only these are stored or computed again, and the backward pass is
+explicit. A block is a number of layers of which the last is a pooling layer.
 
-    pass 1, downwards                                     pass 2, upwards         kept of VGG-19, bytes per pixel
+    pass 1, downwards                                     pass 2, upwards       stored for VGG-19, bytes per pixel
 
     image                                                 its gradient                                         12
       | normalise, conv1_1, relu1_1: Gram sum               ^  computed again from the image                    -
-      | conv1_2, pool1                                      |  scattered to what the pool took             4 (bits)
-    pool1, dropped after block 2                          its gradient         computed again, tile by tile     -
+      | conv1_2, pool1                                      |  scattered to the argmax                     4 (bits)
+    pool1, freed after block 2                            its gradient         computed again, tile by tile     -
       | relu1_2, conv2_1, relu2_1: Gram sum                 ^  computed again from pool1                        -
       | conv2_2, pool2                                      |                                              2 (bits)
     pool2                                                 its gradient                                         32
@@ -18,13 +18,13 @@ the backward pass is written out. A block is the layers up to and including a po
       | conv3_4, pool3                                      |                                              1 (bits)
     pool3                                                 its gradient                                         16
       | relu3_4, conv4_1, relu4_1: Gram sum                 ^  computed again from pool3                        -
-      | conv4_2, relu4_2: content                           |  kept whole, and so is the target           32 + 32
+      | conv4_2, relu4_2: content                           |  stored unchanged, as is the target         32 + 32
       | ...                                                 |
 
-Each block is cut into tiles. In pass 1 a tile of the block's output is computed from the part of its input that it
-reads (halo: that of this block alone, a few positions); in pass 2 a tile of the input's gradient is computed from the
-part of the output's gradient that it feeds, and written once. Of the features of a loss layer, which neighbouring
-tiles both compute, each is summed by the one tile that owns it.
+Each block is cut into tiles. Pass 1 computes a tile of the block's output from the part of the input that it reads. The
+halo is that of one block, a few positions. Pass 2 computes a tile of the input's gradient from the part of the output's
+gradient that depends on it, and writes it once. Adjacent tiles compute some features twice; the tile that owns a
+feature adds it to the sums.
 
     pass 1   .--- input read ---.        pass 2   .- output's gradient read -.
              |  .------------.  |                 |  .--------------------.  |
@@ -33,7 +33,7 @@ tiles both compute, each is summed by the one tile that owns it.
              |  '------------'  |                 |  '--------------------'  |
              '------------------'                 '--------------------------'
 
-max(relu(x)) = relu(max(x)), so that a ReLU in front of a max pool is done behind it, on fewer elements.
+A ReLU before a max pool is computed behind it, on fewer elements: max(relu(x)) = relu(max(x)).
 """
 
 import math
@@ -55,264 +55,268 @@ from models.steps.objectives import (
     loss_scale,
     style_loss,
 )
-from models.steps.tiling.activation_store import Memory, whole_map
-from models.steps.tiling.blocks import Block, blocks_of, cut_out, layer_by_layer, part_of
+from models.steps.tiling.activation_store import ActivationStore, empty_output
+from models.steps.tiling.blocks import Block, blocks_of, crop, crop_within, run_layers
 from models.steps.tiling.geometry import Box
-from models.steps.tiling.layers import AveragePool, Convolution, MaxPool, Rectifier
+from models.steps.tiling.layers import AveragePool, Convolution, MaxPool, Relu
 
-# Sides of tiles: 4 MiB of float32 per tile and layer where the picture is small, 16 MiB where some twenty of these are
-# little against what is kept. Larger ones gain little; smaller ones compute more halo: VGG-19 at 2048 px took 238 bytes
-# per pixel and 24.7 s with 128 px, 331 and 21.2 s with 256 px.
+# Default sides of tiles: 4 MiB of float32 per tile and layer for small images, 16 MiB for large ones, where some twenty
+# such layers are little compared with what is stored. Smaller tiles compute more halo, larger ones save little time:
+# VGG-19 at 2048 px took 238 bytes per pixel and 24.7 s with 128 px, 331 bytes per pixel and 21.2 s with 256 px.
 _SMALL_TILE_PX, _LARGE_TILE_PX = 128, 256
 _LARGE_PICTURE_PIXELS = 3072**2
-# The first block's output is computed twice rather than kept if it has more numbers than this for each pixel: VGG's
-# has 16, the largest thing there would be, and costs a twentieth of an iteration.
-_KEPT_NUMBERS_PER_PIXEL = 12
+# The first block's output is computed twice if it has more numbers per pixel than this. VGG's has 16: it would be the
+# largest map that is stored, and computing it again takes a twentieth of an iteration.
+_STORED_NUMBERS_PER_PIXEL = 12
 
 
 class StreamedObjective(Objective):
     """The loss of `PlainObjective` and its gradient, without autograd.
 
     Raises:
-        InputError: the network is no chain of convolutions, ReLU and pooling layers.
+        InputError: the network has a layer that cannot be computed tile by tile.
     """
 
     def __init__(self, task: StyleTask) -> None:
         self._network = network = task.network
         self._precision = task.precision
-        self._tile_px = task.tile_px or chosen_tile_px(*task.content.shape[2:])
+        self._tile_px = task.tile_px or default_tile_px(*task.content.shape[2:])
         self._mean, self._std = (
             task.content.new_tensor(values).view(1, 3, 1, 1) for values in (network.mean, network.std)
         )
-        # With its halo, a tile of a layer is not twice as large as without.
+        # A tile with its halo is less than twice as large as without.
         keep_small_blocks(2 * 64 * self._tile_px**2 * task.content.element_size())
         self._blocks = blocks_of(network, *task.content.shape[2:])
         self._report: Callable[[int, int], None] | None = None
         self._tiles_done, self._tiles_of_iteration = 0, 1
         lay_out_channels_last(network)
         with torch.no_grad(), arithmetic(task.precision, task.content.device.type):
-            content = self._forward(task.content, Memory(for_backward=False)).content
+            content = self._forward(task.content, ActivationStore(for_backward=False)).content
             assert content is not None
             self._content_target = content
-            self._gram_targets = self._forward(task.style, Memory(for_backward=False)).grams
+            self._gram_targets = self._forward(task.style, ActivationStore(for_backward=False)).grams
 
     def on_progress(self, report: Callable[[int, int], None]) -> None:
         self._report = report
 
     def __call__(self, image: Tensor) -> Tensor:
         image.grad = None
-        both = [(block, place) for block in self._blocks for place in (block.last, -1)]
-        self._tiles_done, self._tiles_of_iteration = 0, sum(len(self._tiles(*one, image)) for one in both)
+        passes = [(block, index) for block in self._blocks for index in (block.last_index, -1)]
+        self._tiles_done = 0
+        self._tiles_of_iteration = sum(len(self._tiles(block, index, image)) for block, index in passes)
         scale = loss_scale(self._precision, image[0, 0].numel())
         with torch.no_grad(), arithmetic(self._precision, image.device.type):
-            memory = self._forward(image, Memory(for_backward=True))
-            image.grad = self._backward(image, memory, scale)
+            store = self._forward(image, ActivationStore(for_backward=True))
+            image.grad = self._backward(image, store, scale)
             if scale != 1.0:
                 image.grad /= scale
-            return self._loss(memory)
+            return self._loss(store)
 
-    def _forward(self, image: Tensor, memory: Memory) -> Memory:
-        """Pass 1: puts into `memory` what the losses, and the backward pass if there is one, need of the image."""
+    def _forward(self, image: Tensor, store: ActivationStore) -> ActivationStore:
+        """Pass 1: fills `store` with what the losses and pass 2 need; returns it."""
         for block in self._blocks:
-            self._forward_tiles(block, image, memory, self._tiles(block, block.last, image))
-            if block.number and (not memory.for_backward or self._computed_twice(block.number - 1)):
-                memory.forget_output(self._blocks[block.number - 1])
-        return memory
+            self._forward_tiles(block, image, store, self._tiles(block, block.last_index, image))
+            if block.number and (not store.for_backward or self._is_recomputed(block.number - 1)):
+                store.drop_output(self._blocks[block.number - 1])
+        return store
 
-    def _tiles(self, block: Block, place: int, image: Tensor) -> list[Box]:
-        again = self._blocks[block.number - 1] if place < 0 and self._computed_twice(block.number - 1) else None
-        tiles = list(block.tiles(place, self._tile_px, again))
+    def _tiles(self, block: Block, index: int, image: Tensor) -> list[Box]:
+        """Tiles of the output of layer `index` (pass 1) or, for -1, of the block's input (pass 2)."""
+        recomputed = self._blocks[block.number - 1] if index < 0 and self._is_recomputed(block.number - 1) else None
+        tiles = list(block.tiles(index, self._tile_px, recomputed))
         if isinstance(image, FakeTensor):
-            # Prediction asks for memory, and tiles of one shape take the same: thousands become a handful.
-            fed_or_read = block.boxes_fed if place < 0 else partial(block.boxes_read, place, owned={})
-            return list({tuple(box.lengths for box in fed_or_read(tile)): tile for tile in tiles}.values())
+            # A prediction of memory needs one tile of each shape only: a few instead of thousands.
+            boxes_of = block.dependent_boxes if index < 0 else partial(block.required_boxes, index, owned={})
+            return list({tuple(box.lengths for box in boxes_of(tile)): tile for tile in tiles}.values())
         return tiles
 
-    def _tell_of_tile(self) -> None:
+    def _report_tile(self) -> None:
         self._tiles_done += 1
         if self._report is not None:
             self._report(self._tiles_done, self._tiles_of_iteration)
 
-    def _computed_twice(self, number: int) -> bool:
+    def _is_recomputed(self, number: int) -> bool:
+        """Whether pass 2 computes the output of this block again."""
         if number != 0:
             return False
         block = self._blocks[number]
-        numbers = block.channels[-1] * block.positions(block.last)
-        return numbers > _KEPT_NUMBERS_PER_PIXEL * math.prod(block.sizes[0])
+        numbers = block.channels[-1] * block.positions(block.last_index)
+        return numbers > _STORED_NUMBERS_PER_PIXEL * math.prod(block.sizes[0])
 
-    def _forward_tiles(self, block: Block, image: Tensor, memory: Memory, tiles: Iterable[Box]) -> None:
+    def _forward_tiles(self, block: Block, image: Tensor, store: ActivationStore, tiles: Iterable[Box]) -> None:
         for tile in tiles:
-            owned = {place: block.owned(place, tile) for place in block.taps}
-            boxes = block.boxes_read(block.last, tile, owned)
-            source = self._input(block, image, memory, boxes[0])
-            for place, features, choice in layer_by_layer(block, source, boxes):
-                memory.keep(block, place, boxes[place + 1], features, choice)
-                if place in block.taps:
-                    own = part_of(features, boxes[place + 1], owned[place])
-                    self._add_statistics(block, place, own, owned[place], memory)
-            self._tell_of_tile()
+            owned = {index: block.owned(index, tile) for index in block.loss_indices}
+            boxes = block.required_boxes(block.last_index, tile, owned)
+            source = self._input(block, image, store, boxes[0])
+            for index, features, argmax in run_layers(block, source, boxes):
+                store.add(block, index, boxes[index + 1], features, argmax)
+                if index in block.loss_indices:
+                    owned_features = crop_within(features, boxes[index + 1], owned[index])
+                    self._add_statistics(block, index, owned_features, owned[index], store)
+            self._report_tile()
 
-    def _add_statistics(self, block: Block, place: int, features: Tensor, box: Box, memory: Memory) -> None:
-        """Add to the sums that the losses are functions of what a tile's own features, those at `box`, contribute."""
-        name, features = block.names[place], full_precision(features)
+    def _add_statistics(self, block: Block, index: int, features: Tensor, box: Box, store: ActivationStore) -> None:
+        """Add a tile's owned features, which lie at `box`, to the sums of the losses."""
+        name, features = block.names[index], full_precision(features)
         with torch.autocast(features.device.type, enabled=False):
             if name in self._network.style_layers:
                 flat = _flat(features)
-                gram = memory.grams.setdefault(name, flat.new_zeros(flat.shape[1], flat.shape[1]))
-                gram.addmm_(flat.T, flat, alpha=1 / block.positions(place))
-            if name == self._network.content_layer and memory.for_backward:
-                memory.content_sum = memory.content_sum + (features - self._content_target[box.slices]).square().sum()
+                gram = store.grams.setdefault(name, flat.new_zeros(flat.shape[1], flat.shape[1]))
+                gram.addmm_(flat.T, flat, alpha=1 / block.positions(index))
+            if name == self._network.content_layer and store.for_backward:
+                difference = features - self._content_target[box.slices]
+                store.content_squared_error = store.content_squared_error + difference.square().sum()
             elif name == self._network.content_layer:
-                if memory.content is None:
-                    memory.content = whole_map(block, place, features)
-                memory.content[box.slices] = features
+                if store.content is None:
+                    store.content = empty_output(block, index, features)
+                store.content[box.slices] = features
 
-    def _loss(self, memory: Memory) -> Tensor:
+    def _loss(self, store: ActivationStore) -> Tensor:
         network = self._network
-        loss = network.content_weight * memory.content_sum / (2 * self._content_target.numel())
+        loss = network.content_weight * store.content_squared_error / (2 * self._content_target.numel())
         for name, weight in network.style_layers.items():
-            loss = loss + network.style_weight * weight * style_loss(memory.grams[name], self._gram_targets[name])
+            loss = loss + network.style_weight * weight * style_loss(store.grams[name], self._gram_targets[name])
         assert isinstance(loss, Tensor)
         return loss
 
-    def _backward(self, image: Tensor, memory: Memory, scale: float) -> Tensor:
-        """Pass 2: the gradient of the loss times `scale`, shape of the image; empties `memory` on its way."""
-        pulls = self._gram_gradients(memory, scale)
-        above: Tensor | None = None
+    def _backward(self, image: Tensor, store: ActivationStore, scale: float) -> Tensor:
+        """Pass 2: `scale` times the gradient of the loss, shape of the image; frees what `store` holds."""
+        gram_factors = self._gram_factors(store, scale)
+        output_gradient: Tensor | None = None
         for block in reversed(self._blocks):
-            before = self._blocks[block.number - 1] if block.number else None
-            below = torch.empty_like(image) if before is None else None
+            previous = self._blocks[block.number - 1] if block.number else None
+            input_gradient = torch.empty_like(image) if previous is None else None
             for tile in self._tiles(block, -1, image):
-                gradient = self._backward_tile(block, image, above, tile, memory, pulls, scale)
-                if below is None:
-                    below = whole_map(block, -1, gradient)
-                below[tile.slices] = gradient if before else gradient / self._std
-                self._tell_of_tile()
-            memory.forget(block)
-            if before:
-                memory.forget_output(before)
-            above = below
-        assert above is not None
-        return above
+                gradient = self._backward_tile(block, image, output_gradient, tile, store, gram_factors, scale)
+                if input_gradient is None:
+                    input_gradient = empty_output(block, -1, gradient)
+                input_gradient[tile.slices] = gradient if previous else gradient / self._std
+                self._report_tile()
+            store.drop(block)
+            if previous:
+                store.drop_output(previous)
+            output_gradient = input_gradient
+        assert output_gradient is not None
+        return output_gradient
 
-    def _gram_gradients(self, memory: Memory, scale: float) -> dict[str, Tensor]:
-        """For each style layer the matrix P for which the loss's gradient with respect to its features F is P F.
+    def _gram_factors(self, store: ActivationStore, scale: float) -> dict[str, Tensor]:
+        """For each style layer the matrix P, shape (channels, channels): the loss's gradient at features F is P F.
 
         Gatys et al. 2016, equation 6, with the Gram matrix G = F F^T / M: P = weight * (G - target) / (channels^2 M).
         """
-        pulls = {}
+        gram_factors = {}
         for block in self._blocks:
-            for place in block.taps:
-                name = block.names[place]
+            for index in block.loss_indices:
+                name = block.names[index]
                 if name in self._network.style_layers:
-                    gram = memory.grams[name]
+                    gram = store.grams[name]
                     weight = self._network.style_weight * self._network.style_layers[name] * scale
-                    pulls[name] = (gram - self._gram_targets[name]) * (
-                        weight / (gram.shape[0] ** 2 * block.positions(place))
+                    gram_factors[name] = (gram - self._gram_targets[name]) * (
+                        weight / (gram.shape[0] ** 2 * block.positions(index))
                     )
-        return pulls
+        return gram_factors
 
     def _backward_tile(
         self,
         block: Block,
         image: Tensor,
-        above: Tensor | None,
+        output_gradient: Tensor | None,
         tile: Box,
-        memory: Memory,
-        pulls: dict[str, Tensor],
+        store: ActivationStore,
+        gram_factors: dict[str, Tensor],
         scale: float,
     ) -> Tensor:
         """The gradient with respect to one tile of the block's input.
 
         Args:
-            above: the gradient with respect to the block's output, whole; None behind the last block.
+            output_gradient: the gradient with respect to the block's whole output; None for the last block.
         """
-        boxes = block.boxes_fed(tile)
-        again: dict[int, Tensor] = {}
+        boxes = block.dependent_boxes(tile)
+        recomputed: dict[int, Tensor] = {}
 
-        def features(place: int) -> Tensor:
-            if place >= block.recomputed:
-                return cut_out(memory.whole(block, place), boxes[place + 1])
-            if not again:  # not before they are needed, which is last
-                again.update(self._recomputed(block, image, memory, boxes))
-            return again[place]
+        def features(index: int) -> Tensor:
+            if index >= block.recomputed_count:
+                return crop(store.output(block, index), boxes[index + 1])
+            if not recomputed:  # as late as possible, to save memory
+                recomputed.update(self._recompute(block, image, store, boxes))
+            return recomputed[index]
 
-        gradient = None if above is None or boxes[-1].empty else cut_out(above, boxes[-1])
-        if gradient is not None and block.last in block.taps:
-            # Losses are added in place. What is cut out can be a view, as strips of full width are, and neighbouring
-            # tiles read some of the same positions.
+        gradient = None if output_gradient is None or boxes[-1].empty else crop(output_gradient, boxes[-1])
+        if gradient is not None and block.last_index in block.loss_indices:
+            # Loss gradients are added in place, and a crop of full width is a view that overlaps those of other tiles.
             gradient = gradient.clone()
-        for place in range(block.last, -1, -1):
-            layer, given, wanted = block.layers[place], boxes[place + 1], boxes[place]
-            if given.empty:
+        for index in range(block.last_index, -1, -1):
+            layer, output_box, input_box = block.layers[index], boxes[index + 1], boxes[index]
+            if output_box.empty:
                 continue
-            if place in block.taps:
-                gradient = self._with_losses(block.names[place], gradient, features(place), given, pulls, scale)
+            if index in block.loss_indices:
+                name = block.names[index]
+                gradient = self._add_loss_gradients(name, gradient, features(index), output_box, gram_factors, scale)
             if gradient is None:
                 continue
             match layer:
-                case Rectifier() if block.keeps_signs(place):
-                    gradient.mul_(memory.signs(block, place, given))
-                case Rectifier():
-                    # In place: the gradient is this tile's own.
-                    torch.ops.aten.threshold_backward.grad_input(gradient, features(place), 0, grad_input=gradient)
+                case Relu() if block.stores_signs(index):
+                    gradient.mul_(store.signs(block, index, output_box))
+                case Relu():
+                    # In place: no other tile uses this gradient.
+                    torch.ops.aten.threshold_backward.grad_input(gradient, features(index), 0, grad_input=gradient)
                 case MaxPool():
-                    gradient = layer.backward(gradient, memory.choice(block, place, given), given, wanted)
+                    gradient = layer.backward(gradient, store.argmax(block, index, output_box), output_box, input_box)
                 case Convolution():
-                    gradient = layer.backward(gradient, given, wanted)
+                    gradient = layer.backward(gradient, output_box, input_box)
                 case AveragePool():
-                    gradient = layer.backward(gradient, given, wanted, block.sizes[place])
-        # Where strides leave the last positions unread, nothing depends on them.
-        return torch.zeros_like(self._input(block, image, memory, tile)) if gradient is None else gradient
+                    gradient = layer.backward(gradient, output_box, input_box, block.sizes[index])
+        # No output depends on a tile of positions that no window reads.
+        return torch.zeros_like(self._input(block, image, store, tile)) if gradient is None else gradient
 
-    def _with_losses(
+    def _add_loss_gradients(
         self,
         name: str,
         gradient: Tensor | None,
         features: Tensor,
         box: Box,
-        pulls: dict[str, Tensor],
+        gram_factors: dict[str, Tensor],
         scale: float,
     ) -> Tensor:
-        """The gradient with respect to features at `box`, with what the losses that look at them add to it."""
+        """The gradient with respect to the features at `box`, plus that of the losses at this layer."""
         total = torch.zeros_like(features) if gradient is None else gradient
         exact = full_precision(features)
         with torch.autocast(features.device.type, enabled=False):
             if name == self._network.content_layer:
                 weight = self._network.content_weight * scale / self._content_target.numel()
                 total.add_(exact - self._content_target[box.slices], alpha=weight)
-            if name in pulls and total.dtype == exact.dtype:
-                _flat(total).addmm_(_flat(exact), pulls[name])
-            elif name in pulls:
-                _flat(total).add_(_flat(exact) @ pulls[name])
+            if name in gram_factors and total.dtype == exact.dtype:
+                _flat(total).addmm_(_flat(exact), gram_factors[name])
+            elif name in gram_factors:
+                _flat(total).add_(_flat(exact) @ gram_factors[name])
         return total
 
-    def _recomputed(self, block: Block, image: Tensor, memory: Memory, boxes: list[Box]) -> dict[int, Tensor]:
-        """Features of the block's first layers, for those that are computed again rather than kept, at their boxes."""
-        last = max(place for place in range(block.recomputed) if not boxes[place + 1].empty)
-        wanted = {place: boxes[place + 1] for place in range(last)}
-        read = block.boxes_read(last, boxes[last + 1], wanted)
-        source = self._input(block, image, memory, read[0])
+    def _recompute(self, block: Block, image: Tensor, store: ActivationStore, boxes: list[Box]) -> dict[int, Tensor]:
+        """Features at `boxes` of the block's first layers, which are computed again instead of stored."""
+        last = max(index for index in range(block.recomputed_count) if not boxes[index + 1].empty)
+        owned = {index: boxes[index + 1] for index in range(last)}
+        required = block.required_boxes(last, boxes[last + 1], owned)
+        source = self._input(block, image, store, required[0])
         return {
-            place: part_of(features, read[place + 1], boxes[place + 1])
-            for place, features, _ in layer_by_layer(block, source, read)
+            index: crop_within(features, required[index + 1], boxes[index + 1])
+            for index, features, _ in run_layers(block, source, required)
         }
 
-    def _input(self, block: Block, image: Tensor, memory: Memory, box: Box) -> Tensor:
-        """The block's input at `box`: part of the image, of what was kept, or computed again from the block before."""
+    def _input(self, block: Block, image: Tensor, store: ActivationStore, box: Box) -> Tensor:
+        """The block's input at `box`: from the image, from `store`, or computed again from the previous block."""
         if block.number == 0:
-            return (cut_out(image, box) - self._mean) / self._std
-        before = self._blocks[block.number - 1]
-        if memory.has_output(before):
-            return cut_out(memory.whole(before, before.last), box)
-        boxes = before.boxes_read(before.last, box, {})
-        # A deque of one forgets each layer for the next.
-        [(_, features, _)] = deque(layer_by_layer(before, self._input(before, image, memory, boxes[0]), boxes), 1)
+            return (crop(image, box) - self._mean) / self._std
+        previous = self._blocks[block.number - 1]
+        if store.has_output(previous):
+            return crop(store.output(previous, previous.last_index), box)
+        boxes = previous.required_boxes(previous.last_index, box, {})
+        # A deque of length 1 frees each layer's output when the next one is there.
+        [(_, features, _)] = deque(run_layers(previous, self._input(previous, image, store, boxes[0]), boxes), 1)
         return features
 
 
-def chosen_tile_px(height: int, width: int) -> int:
-    """The side of a tile for a picture of that size, where none was asked for."""
+def default_tile_px(height: int, width: int) -> int:
+    """Side of a tile in pixels, for an image of this size, if none is requested."""
     return _LARGE_TILE_PX if height * width >= _LARGE_PICTURE_PIXELS else _SMALL_TILE_PX
 
 

@@ -16,7 +16,7 @@ def workload(model, mode, **further):
     return Workload("models.steps.classify:classify", CLASSIFIERS[model], "cpu", mode=mode, **options)
 
 
-def test_forward_computes_the_logits_of_every_image_without_a_graph():
+def test_forward_computes_logits_in_inference_mode():
     step = classify(workload("basic_cnn", "forward"))
     step()
     assert step._logits.shape == (2, 1000)
@@ -39,8 +39,8 @@ def test_training_is_sgd_with_momentum_on_the_cross_entropy():
                 velocity.mul_(0.9).add_(gradient + 1e-4 * weight)
                 weight.sub_(LEARNING_RATE * velocity)
         assert step.loss() == pytest.approx(float(loss.detach()), rel=1e-5)
-    for ours, wanted in zip(step._network.parameters(), network.parameters(), strict=True):
-        assert torch.allclose(ours, wanted, rtol=1e-5, atol=1e-7)
+    for ours, expected in zip(step._network.parameters(), network.parameters(), strict=True):
+        assert torch.allclose(ours, expected, rtol=1e-5, atol=1e-7)
 
 
 def test_training_lowers_the_loss():
@@ -52,37 +52,37 @@ def test_training_lowers_the_loss():
     assert step.loss() < first
 
 
-def test_googlenet_learns_through_its_auxiliary_heads_at_the_papers_weight():
+def test_googlenet_trains_its_auxiliary_heads_with_the_weight_of_the_paper():
     main, second, first = torch.randn(3, 2, 1000).unbind()
     labels = torch.tensor([3, 5])
-    wanted = cross_entropy(main, labels) + 0.3 * (cross_entropy(first, labels) + cross_entropy(second, labels))
+    expected = cross_entropy(main, labels) + 0.3 * (cross_entropy(first, labels) + cross_entropy(second, labels))
     assert AUXILIARY_WEIGHT == 0.3
-    assert torch.allclose(loss_of((main, second, first), labels), wanted)
+    assert torch.allclose(loss_of((main, second, first), labels), expected)
     step = classify(workload("googlenet", "training"))
     step._forward()
     step._backward()
     assert all(weight.grad is not None for weight in step._network.parameters())
 
 
-def test_float16_training_takes_the_scale_of_its_loss_back():
+def test_float16_training_undoes_its_loss_scale():
     if not torch.ops.mkldnn._is_mkldnn_fp16_supported():
-        precision, tolerance = "bfloat16", 0.1  # has no scale; the test then shows only that precisions agree
+        precision, tolerance = "bfloat16", 0.1  # has no loss scale: then the test only compares the precisions
     else:
         precision, tolerance = "float16", 0.02
     low, full = (classify(workload("basic_cnn", "training", precision=one)) for one in (precision, "float32"))
     before = [weight.detach().clone() for weight in full._network.parameters()]
     low()
     full()
-    moved, wanted = (
+    moved, expected = (
         torch.cat(
             [(weight - old).detach().flatten() for weight, old in zip(one._network.parameters(), before, strict=True)]
         )
         for one in (low, full)
     )
-    assert (moved - wanted).norm() < tolerance * wanted.norm()
+    assert (moved - expected).norm() < tolerance * expected.norm()
 
 
-def test_the_parts_of_an_iteration_are_the_iteration():
+def test_the_parts_together_compute_the_same_as_an_iteration():
     whole, apart = (classify(workload("basic_cnn", "training")) for _ in range(2))
     for _ in range(2):
         whole()
@@ -92,12 +92,12 @@ def test_the_parts_of_an_iteration_are_the_iteration():
     assert whole.loss() == apart.loss()
 
 
-def test_an_unknown_mode_is_refused():
+def test_an_unknown_mode_is_rejected():
     with pytest.raises(InputError, match="no mode 'dream'"):
         classify(workload("basic_cnn", "dream"))
 
 
-def test_the_parts_add_up_to_the_whole_within_a_tenth():
+def test_the_times_of_the_parts_add_up_to_that_of_an_iteration_within_ten_percent():
     step = classify(workload("basic_cnn", "training", width=96, height=96, batch=4))
 
     def seconds(run):
@@ -107,7 +107,7 @@ def test_the_parts_add_up_to_the_whole_within_a_tenth():
 
     step()
     ratios = []
-    for _ in range(5):  # a neighbour may disturb one side; it does not disturb every attempt the same way
+    for _ in range(5):  # another process may disturb an attempt, but not every attempt in the same way
         rounds = [(seconds(step), sum(seconds(part) for part in step.parts().values())) for _ in range(15)]
         ratios.append(statistics.median(apart / whole for whole, apart in rounds))
         if abs(ratios[-1] - 1) <= 0.1:

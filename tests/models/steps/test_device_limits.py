@@ -21,12 +21,12 @@ def step(name, size, **further):
 
 
 @pytest.fixture
-def little_work(monkeypatch):
-    """Buffers and iterations of a size for tests of what is computed."""
-    monkeypatch.setattr(device_limits, "_BEYOND_CACHES_BYTES", 2**20)
+def small_buffers(monkeypatch):
+    """Small buffers, for tests of what is computed."""
+    monkeypatch.setattr(device_limits, "_LARGER_THAN_CACHES_BYTES", 2**20)
 
 
-def test_an_iteration_does_the_work_that_its_rate_counts():
+def test_the_work_of_an_iteration_is_that_of_its_operations():
     for name, quantity in QUANTITIES.items():
         for size in (1, 1000, 2**20):
             assert quantity.work_per_iteration(size) == quantity.repeats(size) * quantity.work(size)
@@ -43,7 +43,7 @@ def test_a_copy_moves_half_of_its_working_set():
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_a_product_is_of_random_matrices_in_its_precision(little_work, precision, dtype):
+def test_a_matrix_product_uses_random_matrices_in_its_precision(small_buffers, precision, dtype):
     product = step("matmul", 256, precision=precision)
     product._repeats = 1
     left, right = next(product._pairs)
@@ -51,12 +51,12 @@ def test_a_product_is_of_random_matrices_in_its_precision(little_work, precision
     product()
     assert left.dtype == right.dtype == product._result.dtype == dtype
     assert left.float().std() == pytest.approx(1.0, abs=0.05)
-    wanted = left.double() @ right.double()
-    assert (product._result.double() - wanted).norm() < 0.01 * wanted.norm()
+    expected = left.double() @ right.double()
+    assert (product._result.double() - expected).norm() < 0.01 * expected.norm()
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
-def test_a_convolution_does_the_operations_that_are_counted(precision, dtype):
+def test_a_convolution_takes_as_many_flops_as_its_work_says(precision, dtype):
     convolution = step("convolution", 8, precision=precision)
     convolution._repeats = 1
     with FlopCounterMode(display=False) as counter:
@@ -66,30 +66,30 @@ def test_a_convolution_does_the_operations_that_are_counted(precision, dtype):
     assert convolution.loss() is not None
 
 
-def test_large_data_rotates_and_fits_no_cache():
+def test_operations_cycle_through_more_buffers_than_fit_in_a_cache():
     made = []
-    rotating = device_limits._rotating(lambda: made.append(len(made)) or len(made), 100 * 2**20)
-    assert [next(rotating) for _ in range(7)] == [1, 2, 3, 4, 5, 1, 2]
+    cycle = device_limits._cycle(lambda: made.append(len(made)) or len(made), 100 * 2**20)
+    assert [next(cycle) for _ in range(7)] == [1, 2, 3, 4, 5, 1, 2]
 
 
-def test_a_transfer_goes_the_way_it_is_named(little_work):
+def test_a_transfer_copies_from_source_to_destination(small_buffers):
     for name in ("upload_pageable", "download_pageable"):
         transfer = step(name, 2**18)
         transfer._repeats = 1
         destination, source = next(transfer._pairs)
         transfer._pairs = iter([(destination, source)])
-        kept = source.clone()
+        expected = source.clone()
         transfer()
-        assert torch.equal(destination, kept), name
+        assert torch.equal(destination, expected), name
 
 
-def test_tiny_operations_are_started_as_often_as_asked():
+def test_a_launch_step_launches_as_many_operations_as_its_size():
     launch = step("launch", 1000)
     launch()
     assert launch.loss() == 1000.0
 
 
-def test_work_in_flight_is_what_the_size_says(little_work):
+def test_elements_and_images_compute_as_many_as_their_size(small_buffers):
     elements = step("elements", 4096)
     elements._repeats = 1
     elements()
@@ -102,7 +102,7 @@ def test_work_in_flight_is_what_the_size_says(little_work):
 
 
 def assert_agrees(name, size, plain, plain_work, monkeypatch):
-    """In turns, and by the best of each: a neighbour takes time from either as it likes, and gives none."""
+    """Compare the rate of a step with that of a plain loop, alternating, until the median ratio is near 1."""
     quantity = dataclasses.replace(QUANTITIES[name], least_work=plain_work)
     monkeypatch.setitem(QUANTITIES, name, quantity)
     measured = step(name, size)
@@ -113,7 +113,7 @@ def assert_agrees(name, size, plain, plain_work, monkeypatch):
         return time.perf_counter() - start
 
     ratios = []
-    for _ in range(60):  # in turns, so that both see the same machine; a busy one gets more tries
+    for _ in range(60):  # more rounds on a busy machine
         ours, theirs = seconds(measured), seconds(plain)
         ratios.append(quantity.work_per_iteration(size) / ours / (plain_work / theirs))
         if len(ratios) > 4 and abs(statistics.median(ratios) - 1) < 0.15:
@@ -141,6 +141,6 @@ def test_the_rate_of_a_product_agrees_with_a_plain_loop(monkeypatch):
     assert_agrees("matmul", 512, plain, 4 * 2 * 512**3, monkeypatch)
 
 
-def test_every_quantity_has_a_step():
+def test_every_microbenchmark_has_a_step():
     for name in QUANTITIES:
         assert callable(resolve(f"models.steps.device_limits:{STEPS.get(name, 'Transfer')}"))

@@ -23,9 +23,9 @@ def coarse(monkeypatch):
 
 
 def workload(side=80, iterations=8, **further):
-    fed = {"content": str(PICTURES / "content.jpg"), "style": str(PICTURES / "style.jpg")}
-    chosen = {"step": "x", "model": "models.nin:nin", "device": "cpu", "width": side, "height": side}
-    return Workload(**{**chosen, **fed, "iterations": iterations, **further})
+    pictures = {"content": str(PICTURES / "content.jpg"), "style": str(PICTURES / "style.jpg")}
+    defaults = {"step": "x", "model": "models.nin:nin", "device": "cpu", "width": side, "height": side}
+    return Workload(**{**defaults, **pictures, "iterations": iterations, **further})
 
 
 def iterate(generation, times):
@@ -33,12 +33,12 @@ def iterate(generation, times):
         if not generation.prepared:
             generation.prepare()
         generation()
-        generation.count(0.01)
-        generation.note_loss(generation.loss())
+        generation.record_duration(0.01)
+        generation.record_loss(generation.loss())
     return generation
 
 
-def test_a_picture_grows_from_coarse_to_fine_and_its_loss_falls_at_each_size():
+def test_a_picture_is_generated_from_coarse_to_fine_and_its_loss_falls_at_each_size():
     generation = iterate(Generation(workload(iterations=24)), 24)
     assert [(scale.width, scale.done) for scale in generation.scales] == [(40, True), (80, True)]
     assert generation.image().shape == (1, 3, 80, 80)
@@ -48,7 +48,7 @@ def test_a_picture_grows_from_coarse_to_fine_and_its_loss_falls_at_each_size():
 
 @pytest.mark.parametrize("optimizer", ["adam", "lbfgs"])
 @pytest.mark.parametrize("done", [3, 4, 7])
-def test_an_interrupted_picture_becomes_the_same_to_the_bit(tmp_path, optimizer, done):
+def test_a_resumed_picture_is_identical_to_an_uninterrupted_one(tmp_path, optimizer, done):
     whole = iterate(Generation(workload(optimizer=optimizer)), 8)
     iterate(first := Generation(workload(optimizer=optimizer)), done).save(tmp_path / "kept", {})
     second = Generation(workload(optimizer=optimizer, unfinished=str(tmp_path / "kept")))
@@ -58,7 +58,7 @@ def test_an_interrupted_picture_becomes_the_same_to_the_bit(tmp_path, optimizer,
     assert [scale.last_loss for scale in second.scales] == [scale.last_loss for scale in whole.scales]
 
 
-def test_every_strategy_makes_the_same_picture():
+def test_plain_and_streamed_make_the_same_picture():
     plain, streamed = (
         iterate(Generation(workload(strategy=strategy)), 8).image() for strategy in ("plain", "streamed")
     )
@@ -66,16 +66,16 @@ def test_every_strategy_makes_the_same_picture():
     assert (plain - images.fit(images.read(PICTURES / "content.jpg"), 80, 80)).abs().mean() > 0.03
 
 
-def test_given_weights_are_looked_at_by_the_networks_own_layers_and_random_ones_by_the_first():
+def test_random_weights_use_the_first_style_layers_and_other_weights_those_of_the_network():
     network = vgg16()
-    assert generation.looked_at(network, "weights.pth") is network
-    chosen = generation.looked_at(network, "random")
+    assert generation.select_layers(network, "weights.pth") is network
+    chosen = generation.select_layers(network, "random")
     assert list(chosen.style_layers) == ["relu1_1", "relu2_1", "relu3_1", "relu4_1"]
     assert chosen.content_layer == [name for name, _ in chosen.layers.named_children()][-1] == "relu4_1"
     assert not any(isinstance(layer, torch.nn.MaxPool2d) for layer in chosen.layers)
 
 
-def test_weights_of_a_file_make_the_picture(tmp_path):
+def test_a_picture_is_generated_with_weights_from_a_file(tmp_path):
     layers = nin().layers
     state = {key: torch.full(value.shape, 0.01) for key, value in layers.state_dict().items()}
     torch.save(state, tmp_path / "weights.pth")
@@ -84,14 +84,14 @@ def test_weights_of_a_file_make_the_picture(tmp_path):
     assert generation.image().shape[-1] == 80
 
 
-def test_losses_are_balanced_so_that_a_style_that_is_wholly_missed_costs_its_layers_shares():
-    network = generation.looked_at(nin(), "random")
+def test_balanced_losses_of_features_that_are_zero_are_the_weights_of_the_layers():
+    network = generation.select_layers(nin(), "random")
     weights.load(network, "random", torch.device("cpu"))
     content, style = torch.rand(2, 1, 3, 40, 40)
-    network = generation.balanced(dataclasses.replace(network, style_weight=7.0), content, style)
-    grams = {name: gram_matrix(found) for name, found in generation._features(network, style).items()}
-    missed = sum(weight * style_loss(torch.zeros_like(grams[name]), grams[name]) for name, weight in network.style_layers.items())  # fmt: skip
-    assert network.style_weight * float(missed) == pytest.approx(4 * 0.2)
+    network = generation.balance_losses(dataclasses.replace(network, style_weight=7.0), content, style)
+    grams = {name: gram_matrix(output) for name, output in generation._loss_layer_outputs(network, style).items()}
+    loss_of_zeros = sum(weight * style_loss(torch.zeros_like(grams[name]), grams[name]) for name, weight in network.style_layers.items())  # fmt: skip
+    assert network.style_weight * float(loss_of_zeros) == pytest.approx(4 * 0.2)
 
 
 def test_the_first_image_is_the_content_in_the_colours_of_the_style():
@@ -105,22 +105,22 @@ def test_the_first_image_is_the_content_in_the_colours_of_the_style():
     assert not torch.equal(image, generation.first_image(content, style, seed=1))
 
 
-def test_a_grey_content_stays_free_of_coloured_noise():
+def test_a_grey_picture_gets_no_coloured_noise():
     grey = torch.rand(1, 1, 40, 40, generator=torch.Generator().manual_seed(7)).expand(1, 3, 40, 40)
     image = generation.first_image(grey.clone(), grey.clone(), seed=0)
     assert float((image - grey).abs().mean()) < 0.05
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 1, 9), (1, 3, 33, 20), (1, 3, 64, 64)])
-def test_a_smoothed_gradient_leads_downhill_and_keeps_its_mean_sign(shape):
+def test_coarse_gradients_keep_a_descent_direction_and_a_constant_gradient_constant(shape):
     gradient = torch.randn(shape, generator=torch.Generator().manual_seed(5))
-    smooth = generation.smoothed(gradient)
-    assert smooth.shape == gradient.shape
-    assert (smooth * gradient).sum() > 0
-    assert torch.allclose(generation.smoothed(torch.ones(shape)).std(), torch.tensor(0.0), atol=1e-5)
+    total = generation.add_coarse_gradients(gradient)
+    assert total.shape == gradient.shape
+    assert (total * gradient).sum() > 0
+    assert torch.allclose(generation.add_coarse_gradients(torch.ones(shape)).std(), torch.tensor(0.0), atol=1e-5)
 
 
-def test_facts_of_an_unfinished_picture_are_read_without_torch(tmp_path):
+def test_facts_of_a_checkpoint_file_are_read_without_torch(tmp_path):
     generation_state.save(tmp_path / "kept", {"command": {"iterations": 3}}, {"image": torch.ones(2)})
     code = (
         "import sys; from pathlib import Path; from models import generation_state;"
@@ -134,7 +134,7 @@ def test_facts_of_an_unfinished_picture_are_read_without_torch(tmp_path):
 
 
 @pytest.mark.parametrize("contents", [b"", b"no archive", None])
-def test_what_is_no_unfinished_picture_is_one_sentence(tmp_path, contents):
+def test_a_file_that_is_no_checkpoint_is_reported_in_one_sentence(tmp_path, contents):
     if contents is None:
         with zipfile.ZipFile(tmp_path / "kept", "w") as archive:
             archive.writestr("other", "")

@@ -16,18 +16,18 @@ def workload(**further):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_batch_holds_the_pictures_in_turn_normalised(workers):
+def test_a_batch_contains_the_normalised_pictures_in_turn(workers):
     step = PictureInput(workload(size=workers))
     step()
     assert step.batch.shape == (4, 3, 32, 48)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    for place, name in enumerate(("content", "style", "content", "style")):
-        wanted = (images.fit(images.read(f"{PICTURES}/{name}.jpg"), 48, 32)[0] - mean) / std
-        assert torch.allclose(step.batch[place], wanted, atol=1e-6)
+    for index, name in enumerate(("content", "style", "content", "style")):
+        expected = (images.fit(images.read(f"{PICTURES}/{name}.jpg"), 48, 32)[0] - mean) / std
+        assert torch.allclose(step.batch[index], expected, atol=1e-6)
     assert step.loss() == pytest.approx(float(step.batch.mean()))
 
 
-def test_one_picture_is_enough_and_none_is_too_few():
+def test_one_picture_suffices_and_none_is_rejected():
     step = PictureInput(workload(style=""))
     step()
     assert torch.equal(step.batch[0], step.batch[1])

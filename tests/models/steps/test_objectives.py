@@ -8,11 +8,11 @@ def features(channels=5, height=4, width=6, seed=0):
 
 
 def test_gram_matrix_is_the_mean_product_of_channels_over_positions():
-    found = features()
+    given = features()
     for one in range(5):
         for other in range(5):
-            expected = sum(found[0, one, y, x] * found[0, other, y, x] for y in range(4) for x in range(6)) / 24
-            torch.testing.assert_close(gram_matrix(found)[one, other], expected, rtol=1e-13, atol=1e-13)
+            expected = sum(given[0, one, y, x] * given[0, other, y, x] for y in range(4) for x in range(6)) / 24
+            torch.testing.assert_close(gram_matrix(given)[one, other], expected, rtol=1e-13, atol=1e-13)
 
 
 def test_style_loss_is_equation_4_of_the_paper():
@@ -24,12 +24,12 @@ def test_style_loss_is_equation_4_of_the_paper():
 
 
 def test_content_loss_is_half_the_mean_squared_difference():
-    found, target = features(seed=1), features(seed=2)
-    torch.testing.assert_close(content_loss(found, target), ((found - target) ** 2).sum() / 2 / found.numel())
+    given, target = features(seed=1), features(seed=2)
+    torch.testing.assert_close(content_loss(given, target), ((given - target) ** 2).sum() / 2 / given.numel())
 
 
 def test_gradients_of_both_losses_equal_finite_differences():
     target = features(seed=2)
-    given = features(seed=1).requires_grad_()
-    assert torch.autograd.gradcheck(lambda found: content_loss(found, target), given)
-    assert torch.autograd.gradcheck(lambda found: style_loss(gram_matrix(found), gram_matrix(target)), given)
+    image = features(seed=1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda given: content_loss(given, target), image)
+    assert torch.autograd.gradcheck(lambda given: style_loss(gram_matrix(given), gram_matrix(target)), image)

@@ -35,24 +35,24 @@ def gradient(objective, image):
     return loss, image.grad
 
 
-def test_the_names_that_can_be_asked_for_are_those_that_there_are():
+def test_the_strategies_of_the_interface_are_those_that_are_implemented():
     assert set(NAMES) == set(STRATEGIES)
 
 
-# What a compiler makes is tested by itself: it takes a minute.
+# Without `compiled`: compilation takes a minute.
 @pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - {"plain", "compiled"}))
 @pytest.mark.parametrize("factory", [vgg16, nin])
-def test_every_strategy_has_the_loss_and_gradient_of_plain(strategy, factory):
+def test_every_strategy_computes_the_loss_and_gradient_of_plain(strategy, factory):
     task = task_of(factory)
     image = task.style.flip(2)
     expected_loss, expected = gradient(PlainObjective(task), image)
-    loss, found = gradient(STRATEGIES[strategy](task), image)
+    loss, actual = gradient(STRATEGIES[strategy](task), image)
     torch.testing.assert_close(loss, expected_loss, rtol=1e-12, atol=0)
-    assert (found - expected).norm() / expected.norm() < 1e-12
+    assert (actual - expected).norm() / expected.norm() < 1e-12
 
 
-def test_checkpointing_keeps_less_than_half_for_the_backward_pass():
-    def kept_bytes(objective, image):
+def test_checkpointing_saves_less_than_half_the_tensors_for_the_backward_pass():
+    def saved_bytes(objective, image):
         sizes = {}
 
         def pack(tensor):
@@ -67,10 +67,10 @@ def test_checkpointing_keeps_less_than_half_for_the_backward_pass():
     task = task_of(vgg16, dtype=torch.float32)
     image = task.content.clone().requires_grad_()
     plain, checkpointed = (STRATEGIES[name](task) for name in ("plain", "checkpointed"))
-    assert kept_bytes(checkpointed, image) < kept_bytes(plain, image) / 2
+    assert saved_bytes(checkpointed, image) < saved_bytes(plain, image) / 2
 
 
-def test_the_gram_matrix_of_one_product_has_the_gradient_of_a_symmetric_loss():
+def test_the_gram_matrix_with_one_product_has_the_gradient_that_autograd_computes():
     features = torch.rand(1, 5, 4, 3, dtype=torch.float64)
     target = gram_matrix(torch.rand(1, 5, 6, 2, dtype=torch.float64))
     ours, theirs = (features.clone().requires_grad_() for _ in range(2))
@@ -79,9 +79,9 @@ def test_the_gram_matrix_of_one_product_has_the_gradient_of_a_symmetric_loss():
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-12, atol=1e-16)
 
 
-def test_compiling_is_timed_apart_from_what_it_makes(monkeypatch):
+def test_compile_time_is_measured_apart_from_the_iteration(monkeypatch):
     class Slow:
-        """Stands for the compiler: its first call takes long."""
+        """Stands for the compiler: its first call is slow."""
 
         def __init__(self, function):
             self._function, self._compiled = function, False
@@ -99,7 +99,7 @@ def test_compiling_is_timed_apart_from_what_it_makes(monkeypatch):
     assert 0.1 < objective.compile_seconds() < 0.6
 
 
-def test_a_compiler_that_is_not_there_is_said_in_one_sentence(monkeypatch):
+def test_a_missing_compiler_is_reported_in_one_sentence(monkeypatch):
     def compiler(function, dynamic):
         def fails(image):
             from torch._inductor.exc import InvalidCxxCompiler
@@ -114,7 +114,7 @@ def test_a_compiler_that_is_not_there_is_said_in_one_sentence(monkeypatch):
         objective(torch.rand(1, 3, 64, 64).requires_grad_())
 
 
-def test_an_error_of_the_step_itself_is_not_laid_on_the_compiler(monkeypatch):
+def test_an_error_of_the_compiled_code_is_not_reported_as_one_of_the_compiler(monkeypatch):
     def compiler(function, dynamic):
         def fails(image):
             raise MemoryError
@@ -131,7 +131,7 @@ def workload(**further):
     return Workload("models.steps.style:StyleIteration", "models.nin:nin", "cpu", 512, 512, **further)
 
 
-def test_the_gradient_deviates_by_what_the_precision_rounds():
+def test_the_gradient_deviates_by_the_rounding_of_the_precision():
     pictures = {name: str(SUITE / "fixtures" / "pictures" / f"{name}.jpg") for name in ("content", "style")}
     plain = workload(**pictures)
     assert 1e-9 < gradient_deviation(plain) < 1e-5
@@ -140,7 +140,7 @@ def test_the_gradient_deviates_by_what_the_precision_rounds():
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library is not glibc")
-def test_kept_memory_is_not_faulted_in_again():
+def test_kept_memory_causes_no_page_faults():
     program = """
 import resource, torch
 from models.steps.malloc import keep_freed_memory, keep_small_blocks
@@ -150,7 +150,7 @@ def once():
     torch.ones(50_000_000, dtype=torch.uint8)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-def faults():  # the first blocks have yet to find their places in the heap
+def faults():  # the first blocks still extend the heap
     return min(once() for _ in range(8))
 
 keep_freed_memory()
@@ -160,4 +160,4 @@ print(kept, faults())
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=SUITE, capture_output=True, text=True, check=True)
     kept, returned = map(int, done.stdout.split())
-    assert kept < returned / 10 or returned < 100  # where huge pages make few faults of it, there is nothing to see
+    assert kept < returned / 10 or returned < 100  # with huge pages there are few faults in either case

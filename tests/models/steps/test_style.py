@@ -33,7 +33,7 @@ def workload(model="models.nin:nin", side=64, step="StyleIteration", **further):
 
 
 @pytest.mark.parametrize("model", NETWORKS)
-def test_loss_and_gradient_equal_an_independent_formulation(model):
+def test_loss_and_gradient_equal_those_of_an_independent_implementation(model):
     task = float64_task(model, 71, 64)
     image = torch.rand(1, 3, 71, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     ours, theirs = image.clone().requires_grad_(), image.clone().requires_grad_()
@@ -42,8 +42,8 @@ def test_loss_and_gradient_equal_an_independent_formulation(model):
         task.network.content_weight, task.network.style_weight,
     )  # fmt: skip
     expected.backward()
-    found = PlainObjective(task)(ours)
-    torch.testing.assert_close(found, expected.detach(), rtol=1e-12, atol=0)
+    loss = PlainObjective(task)(ours)
+    torch.testing.assert_close(loss, expected.detach(), rtol=1e-12, atol=0)
     assert (ours.grad - theirs.grad).norm() / theirs.grad.norm() < 1e-12
 
 
@@ -58,7 +58,7 @@ def test_the_loss_falls_over_20_iterations(model, optimizer):
     assert step.loss() < first / 2
 
 
-def test_the_same_seed_gives_the_same_losses_and_another_seed_others():
+def test_the_same_seed_gives_the_same_losses_and_another_seed_gives_others():
     def losses(seed):
         step = build(workload(seed=seed))
         return [(step(), step.loss())[1] for _ in range(3)]
@@ -71,7 +71,7 @@ def test_only_the_image_is_optimised():
     assert not any(parameter.requires_grad for parameter in task.network.layers.parameters())
 
 
-def test_an_iteration_changes_the_image_and_its_parts_do_not_but_compute_the_same_loss():
+def test_an_iteration_and_its_parts_compute_the_same_loss_and_only_the_iteration_changes_the_image():
     iteration, forward, both = (build(workload(step=step)) for step in ("StyleIteration", "StyleForward", "StyleForwardBackward"))  # fmt: skip
     before = iteration.image().detach().clone()
     for step in (iteration, forward, both):
@@ -84,9 +84,9 @@ def test_an_iteration_changes_the_image_and_its_parts_do_not_but_compute_the_sam
 
 
 def test_bfloat16_computes_nearly_the_loss_of_float32():
-    single, brain = build(workload()), build(workload(precision="bfloat16"))
+    single, half = build(workload()), build(workload(precision="bfloat16"))
     single()
-    brain()
-    assert brain.loss() == pytest.approx(single.loss(), rel=0.05)
-    assert brain.loss() != single.loss()
-    assert brain.image().dtype == torch.float32
+    half()
+    assert half.loss() == pytest.approx(single.loss(), rel=0.05)
+    assert half.loss() != single.loss()
+    assert half.image().dtype == torch.float32

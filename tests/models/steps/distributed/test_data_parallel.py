@@ -1,4 +1,4 @@
-"""Training over ranks that are real processes, against training with all of their images in one."""
+"""Training over ranks in separate processes, compared with training on all their images in one process."""
 
 import dataclasses
 
@@ -30,11 +30,11 @@ def float64():
     torch.set_default_dtype(torch.float32)
 
 
-def train(workload, silently=False):
-    """In a rank: its images and labels, the weights after some iterations, and what it says that it sends."""
+def train(workload, isolated=False):
+    """In a rank: its images and labels, the weights after some iterations, and the bytes that it reports as sent."""
     step = DataParallelTraining(workload)
     for _ in range(ITERATIONS):
-        step.communication().iterate_alone() if silently else step()
+        step.communication().iterate_alone() if isolated else step()
     weights = torch.cat([weight.detach().flatten() for weight in step._parallel.module.parameters()])
     return step._images, step._labels, weights, step.communication().bytes_per_iteration
 
@@ -43,9 +43,9 @@ def distance(one, other):
     return float((one - other).norm() / other.norm())
 
 
-def test_ranks_learn_what_one_learns_from_all_their_images():
+def test_two_ranks_train_like_one_process_on_all_their_images():
     (images, labels, weights, sent_bytes), (others, other_labels, other_weights, _) = in_ranks(2, train, WORKLOAD)
-    assert distance(images, others) > 1  # each has its own
+    assert distance(images, others) > 1  # each rank has its own images
     assert torch.equal(weights, other_weights)
     alone = Training(dataclasses.replace(WORKLOAD, batch=4))
     alone._images, alone._labels = torch.cat([images, others]), torch.cat([labels, other_labels])
@@ -53,9 +53,9 @@ def test_ranks_learn_what_one_learns_from_all_their_images():
         alone()
     expected = torch.cat([weight.detach().flatten() for weight in alone._network.parameters()])
     assert distance(weights, expected) < 1e-12
-    assert sent_bytes == 8 * weights.numel()  # of two ranks, each sends half of it twice
+    assert sent_bytes == 8 * weights.numel()  # each of two ranks sends half of it twice
 
 
-def test_without_communication_each_rank_learns_from_its_own_images():
+def test_without_communication_each_rank_trains_on_its_own_images():
     (_, _, weights, _), (_, _, others, _) = in_ranks(2, train, WORKLOAD, True)
     assert 0 < distance(weights, others) < 1

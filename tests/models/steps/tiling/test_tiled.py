@@ -1,4 +1,4 @@
-"""Tiles against the whole image: the same loss, and the same gradient to rounding."""
+"""Strategy `tiled` compared with `plain`: the same loss and gradient up to rounding."""
 
 import copy
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from models.errors import InputError
 from models.network import StyleNetwork
 from models.nin import nin
 from models.steps.objectives import PlainObjective, StyleTask
-from models.steps.tiling.tiled import Slopes, TiledObjective
+from models.steps.tiling.tiled import GradientFactors, TiledObjective
 from models.vgg import vgg16, vgg19
 
 CPU = torch.device("cpu")
@@ -51,7 +51,7 @@ def evaluate(objective: Callable[[Tensor], Tensor], image: Tensor) -> tuple[Tens
 
 
 def deviations(task: StyleTask, image: Tensor) -> tuple[float, float]:
-    """Of loss and gradient from those of the whole image, relative (L2)."""
+    """Relative L2 deviation of loss and gradient from those of the whole image."""
     loss, gradient = evaluate(PlainObjective(task), image)
     tiled_loss, tiled_gradient = evaluate(TiledObjective(task), image)
     return abs(float((tiled_loss - loss) / loss)), float((tiled_gradient - gradient).norm() / gradient.norm())
@@ -87,19 +87,19 @@ def test_the_float32_gradient_is_that_of_the_whole_image(factory: Callable[[], S
     assert max(deviations(*style_task(network, 131, 97, 64, torch.float32))) < 1e-5
 
 
-def test_bfloat16_deviates_from_float32_no_more_in_tiles_than_whole() -> None:
+def test_bfloat16_deviates_from_float32_hardly_more_than_plain() -> None:
     network = loaded(nin, torch.float32)
     task, image = style_task(network, 131, 97, 64, torch.float32)
-    half, _ = style_task(network, 131, 97, 64, torch.float32, "bfloat16")
+    rounded, _ = style_task(network, 131, 97, 64, torch.float32, "bfloat16")
     _, exact = evaluate(PlainObjective(task), image)
-    _, whole = evaluate(PlainObjective(half), image)
-    _, tiled = evaluate(TiledObjective(half), image)
+    _, plain = evaluate(PlainObjective(rounded), image)
+    _, tiled = evaluate(TiledObjective(rounded), image)
     assert tiled.dtype == torch.float32
-    assert (tiled - exact).norm() < 1.2 * (whole - exact).norm()
+    assert (tiled - exact).norm() < 1.2 * (plain - exact).norm()
 
 
 def odd_chain() -> StyleNetwork:
-    """Everything that the shipped networks do not have: strides with padding, dilation, groups, padded pooling."""
+    """What the suite's own networks lack: strides with padding, dilation, groups, padded pooling."""
     with torch.device("meta"):
         layers = nn.Sequential()
         for name, layer in {
@@ -129,32 +129,32 @@ def test_any_chain_of_convolutions_and_pooling_can_be_tiled(width: int, height: 
     assert max(deviations(*style_task(network, width, height, tile_px, torch.float64))) < 1e-12
 
 
-def test_statistics_and_gradients_of_two_halves_of_the_tiles_add_up() -> None:
+def test_statistics_and_gradients_of_two_subsets_of_the_tiles_add_up() -> None:
     network = loaded(nin, torch.float64)
     task, image = style_task(network, 131, 97, 32, torch.float64)
     objective = TiledObjective(task)
     _, expected = evaluate(objective, image)
-    halves = objective.tiles[::2], objective.tiles[1::2]
+    subsets = objective.tiles[::2], objective.tiles[1::2]
     with torch.no_grad():
-        first, second = (objective.statistics(image, half) for half in halves)
+        first, second = (objective.first_pass(image, subset) for subset in subsets)
         first.add(second)
-        slopes = Slopes()
-        objective.settle(first, slopes)
-        gradients = [torch.zeros_like(image) for _ in halves]
-        for half, gradient in zip(halves, gradients, strict=True):
-            objective.add_gradient(image, half, slopes, gradient)
+        factors = GradientFactors()
+        objective.loss_and_factors(first, factors)
+        gradients = [torch.zeros_like(image) for _ in subsets]
+        for subset, gradient in zip(subsets, gradients, strict=True):
+            objective.second_pass(image, subset, factors, gradient)
     assert (gradients[0] + gradients[1] - expected).norm() < 1e-12 * expected.norm()
 
 
-def test_the_callback_is_told_of_every_tile_of_both_passes() -> None:
+def test_every_tile_of_both_passes_is_reported() -> None:
     network = loaded(nin, torch.float32)
     task, image = style_task(network, 96, 64, 32, torch.float32)
     objective = TiledObjective(task)
-    told: list[tuple[int, int]] = []
-    objective.on_progress(lambda done, every: told.append((done, every)))
+    reported: list[tuple[int, int]] = []
+    objective.on_progress(lambda done, total: reported.append((done, total)))
     evaluate(objective, image)
-    every = 2 * len(objective.tiles)
-    assert told == [(done, every) for done in range(1, every + 1)]
+    total = 2 * len(objective.tiles)
+    assert reported == [(done, total) for done in range(1, total + 1)]
 
 
 @pytest.mark.parametrize(
@@ -166,22 +166,22 @@ def test_the_callback_is_told_of_every_tile_of_both_passes() -> None:
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "padding_mode='reflect'"),
     ],
 )
-def test_a_layer_that_needs_the_whole_image_is_refused_by_name(layer: nn.Module, named: str) -> None:
+def test_a_layer_that_needs_the_whole_image_is_rejected_by_name(layer: nn.Module, named: str) -> None:
     layers = nn.Sequential()
     layers.add_module("first", nn.Conv2d(3, 4, 3))
-    layers.add_module("culprit", copy.deepcopy(layer))
-    network = StyleNetwork(layers, content_layer="first", style_layers={"culprit": 1.0})
-    with pytest.raises(InputError, match=f"cannot run layer 'culprit' .*{named}"):
+    layers.add_module("second", copy.deepcopy(layer))
+    network = StyleNetwork(layers, content_layer="first", style_layers={"second": 1.0})
+    with pytest.raises(InputError, match=f"cannot run layer 'second' .*{named}"):
         TiledObjective(style_task(network, 32, 32, 16, torch.float32)[0])
 
 
-def test_what_follows_the_last_layer_that_a_loss_looks_at_need_not_be_tiled() -> None:
+def test_layers_behind_the_last_loss_layer_need_not_be_tileable() -> None:
     network = loaded(nin, torch.float32)
     network.layers.add_module("pooled", nn.AdaptiveAvgPool2d(1))
     assert TiledObjective(style_task(network, 96, 64, 32, torch.float32)[0]).tiles
 
 
-def test_a_tile_smaller_than_the_model_allows_is_refused_with_the_smallest_legal_side() -> None:
+def test_a_tile_that_is_too_small_is_rejected_with_the_smallest_valid_side() -> None:
     network = loaded(vgg19, torch.float32)
     with pytest.raises(InputError, match="--tile=16"):
         TiledObjective(style_task(network, 32, 32, 15, torch.float32)[0])
