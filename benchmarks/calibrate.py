@@ -238,7 +238,7 @@ class Calibration:
                 really = rate_of(trial["verdict"] == "regressed" for trial in of_drop)
                 shifted = rate_of(alarms(same, achieved, drop / 2, settings["cells"], settings["cell_seconds"]))
                 lines.append(
-                    f"extra work meant to be {drop * 100:g} % was {achieved * 100:.2f} %: found {really},"
+                    f"extra work meant to be {drop * 100:g} % was {achieved * 100:.2f} %: content {really},"
                     f" by shifting {shifted}"
                 )
         best = smallest_drop(self._rows(), "side by side")
@@ -284,13 +284,13 @@ def _check_output(path: Path) -> None:
 
 def _resumed(path: Path, fresh: dict[str, Any]) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        same = all(found[key] == fresh[key] for key in ("kind", "schema", "machine", "settings"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        same = all(content[key] == fresh[key] for key in ("kind", "schema", "machine", "settings"))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"--output={path} is no calibration ({error}); give another path, or remove it") from error
     if not same:
         raise InputError(f"--output={path} holds a calibration of something else; give another path, or remove it")
-    return {key: found[key] for key in fresh}
+    return {key: content[key] for key in fresh}
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ IN_PROSE = (
 EXCEPTIONS: dict[str, str] = {}
 
 # Folders and files that are not clean yet.
-NOT_YET: tuple[str, ...] = ("fixtures/comparing/", "tests/fixtures/comparing/")
+NOT_YET: tuple[str, ...] = ()
 
 
 def words_of(name: str) -> list[str]:

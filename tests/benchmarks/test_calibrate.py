@@ -41,16 +41,16 @@ def test_a_calibration_is_stored_can_be_gone_on_with_and_is_read_by_the_gate(tmp
     assert first.returncode == 0, first.stderr
     assert "side by side" in first.stdout
     assert "min left" in first.stdout
-    found = json.loads(output.read_text())
-    (trial,) = found["same"]
+    content = json.loads(output.read_text())
+    (trial,) = content["same"]
     assert len(trial["units"][trial["clock"]]) == len(trial["unit_ends_seconds"]) >= 5
-    output.write_text(json.dumps(found | {"rounds": [[{"drop": 0.0, "median_seconds": 0.02, **REST}] * 3]}))
+    output.write_text(json.dumps(content | {"rounds": [[{"drop": 0.0, "median_seconds": 0.02, **REST}] * 3]}))
     second = run(0.001)
     assert second.returncode == 0, second.stderr
     assert "measuring how much" not in second.stdout
     more = json.loads(output.read_text())
-    assert more["products_per_slowdown"] == found["products_per_slowdown"]
-    assert (more["same"][:1], len(more["same"])) == (found["same"], 2)
+    assert more["products_per_slowdown"] == content["products_per_slowdown"]
+    assert (more["same"][:1], len(more["same"])) == (content["same"], 2)
     cells, unused = read_calibration(output, more["machine"])
     assert cells[0].identity[:4] == ("test_style_iteration", "cpu", "nin", "64")
     assert unused is None
@@ -70,15 +70,15 @@ def test_ctrl_c_stores_what_was_measured_and_says_how_to_go_on(tmp_path, environ
     while time.monotonic() < deadline and not (output.exists() and json.loads(output.read_text())["same"]):
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    said, errors = process.communicate(timeout=60)
+    output_text, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert b"the same command goes on from here" in said
+    assert b"the same command goes on from here" in output_text
     assert b"Traceback" not in errors
     assert json.loads(output.read_text())["same"]
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "output_text"),
     [
         (["--model=vgg91"], "--model: no model named 'vgg91'"),
         (["--device=cuda:9"], "--device: no device named 'cuda:9'; there are: cpu"),
@@ -88,10 +88,10 @@ def test_ctrl_c_stores_what_was_measured_and_says_how_to_go_on(tmp_path, environ
         (["--resolution=big"], "--resolution: 'big' is not a resolution"),
     ],
 )
-def test_what_cannot_be_calibrated_is_told_in_one_sentence(capsys, options, said):
+def test_an_invalid_option_is_one_sentence(capsys, options, output_text):
     assert calibrate.main(options) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert output_text in error
     assert error.count("\n") == 1
 
 
