@@ -12,7 +12,8 @@ from tests.paths import ROOT
 from tests.subprocesses import PytestServer
 from tests.suite import PLUGINS, Suite
 
-IMPORT_PATH = {"PYTHONPATH": os.pathsep.join((str(ROOT / "tests" / "fake_accelerator"), str(PLUGINS)))}
+FOLDERS = (ROOT / "tests" / "fake_accelerator", ROOT / "tests" / "accelerator", PLUGINS)
+IMPORT_PATH = {"PYTHONPATH": os.pathsep.join(map(str, FOLDERS))}
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fixtures.worker.devices import hide_accelerators, open_device
 from fixtures.worker.executor import Executor
 from tests.paths import PICTURES
 from tests.suite import PLUGINS
@@ -136,6 +137,20 @@ def test_a_layer_has_the_gradient_of_the_cpu():
         layers.to(device)(image).square().mean().backward()
         gradients.append(image.grad.cpu())
     torch.testing.assert_close(*gradients)
+
+
+def test_hidden_accelerators_are_not_there_for_torch(monkeypatch):
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+        monkeypatch.setenv(name, "0,1")
+    monkeypatch.setattr(torch.accelerator, "is_available", torch.accelerator.is_available)
+    assert torch.accelerator.current_accelerator(check_available=True).type == "fake"
+    hide_accelerators()
+    assert torch.accelerator.current_accelerator(check_available=True) is None
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == os.environ["HIP_VISIBLE_DEVICES"] == "-1"
+
+
+def test_a_device_reports_the_name_of_its_model():
+    assert open_device("fake:1").facts()["model"] == "fake accelerator of host memory"
 
 
 def test_a_forked_process_cannot_use_a_device_that_its_parent_initialised():

@@ -130,14 +130,14 @@ def test_out_of_memory_is_a_result_and_the_search_ends_in_it(suite):
         *STYLE,
         "benchmarks/test_largest_image.py",
         "--device=fake:1",
-        "--model=tiny",
+        *("-p", "odd_models", "--model=tiny,indexes", "-k", "tiny or largest"),
         "--resolution=64,512",
         "--memory-limit=8MiB",
         "--benchmark-disable",
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 passed, 1 out-of-memory" in re.sub(r"\x1b\[\d*m|, \d+ deselected", "", done.stdout)
-    small, large, search = run.recorded()["cells"]
+    assert "3 passed, 1 out-of-memory" in re.sub(r"\x1b\[\d*m|, \d+ deselected", "", done.stdout)
+    small, large, search, indexes = run.recorded()["cells"]
     assert small["status"] == "ok"
     assert (large["status"], large["cause"]) == ("out_of_memory", "device_allocator")
     assert large["message"].startswith("fake out of memory")
@@ -147,6 +147,8 @@ def test_out_of_memory_is_a_result_and_the_search_ends_in_it(suite):
     assert search["failed_side_px"] == search["largest_side_px"] + 64
     assert search["failed_cause"] == "device_allocator"
     assert search["tried_sides_px"] == [192, 256]  # the prediction is exact
+    assert (indexes["largest_side_px"], indexes["failed_side_px"], indexes["failed_status"]) == (128, 192, "error")
+    assert "ended at 192 px by another failure than of memory: error (RuntimeError: canUse32Bit" in done.stdout
 
 
 def test_two_revisions_are_compared_side_by_side_on_an_accelerator(suite):
