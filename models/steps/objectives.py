@@ -5,6 +5,7 @@ Convolutional Neural Networks", section 2). Features have shape (1, channels, he
 """
 
 import contextlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from models.network import StyleNetwork
+from models.steps.loss_scale import LossScale, first_scale, is_finite
 
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -39,15 +41,6 @@ def arithmetic(precision: str, device_type: str) -> Iterator[None]:
     finally:
         for backend, value in zip(backends, before, strict=True):
             backend.fp32_precision = value
-
-
-def loss_scale(precision: str, pixels: int) -> float:
-    """Factor of the loss in the backward pass (Micikevicius et al. 2018, section 3.2).
-
-    The losses are means over positions, so gradients are proportional to 1 / pixels and underflow float16 (below 6e-8)
-    from about 512 px on. The factor is the number of pixels, rounded to a power of two, which causes no rounding.
-    """
-    return 2.0 ** (pixels.bit_length() - 1) if precision == "float16" else 1.0
 
 
 def gram_matrix(features: Tensor) -> Tensor:
@@ -79,11 +72,21 @@ def full_precision(features: Tensor) -> Tensor:
 
 
 class Objective(ABC):
-    """The function that an optimiser minimises. Every strategy is an objective; all compute the same loss."""
+    """The function that an optimiser minimises. Every strategy is an objective; all compute the same loss.
+
+    Attributes:
+        loss_scale: scales the loss in the backward pass of float16.
+    """
+
+    loss_scale: LossScale
 
     @abstractmethod
     def __call__(self, image: Tensor) -> Tensor:
         """Loss at `image`, detached, shape (); sets `image.grad` to the gradient, shape of the image."""
+
+    def gradient_is_finite(self, image: Tensor) -> bool:
+        """Whether the latest gradient was finite. Waits for the device."""
+        return self.loss_scale.was_finite() and (image.grad is None or bool(is_finite(image.grad)))
 
     def on_progress(self, report: Callable[[int, int], None]) -> None:
         """Call `report(done, total)` after each tile; does nothing for objectives without tiles."""
@@ -109,12 +112,25 @@ class StyleTask:
     tile_px: int = 0
 
 
+def loss_scale_of(task: StyleTask) -> LossScale:
+    """The loss scale of the task's image."""
+    return LossScale(first_scale(task.precision, task.content[0, 0].numel()), task.content)
+
+
+def loss_value(objective: Objective, image: Tensor, loss: Tensor | None) -> float | None:
+    """The latest loss as a number, NaN if its gradient was not finite; None before the first. Waits for the device."""
+    if loss is None:
+        return None
+    return float(loss) if objective.gradient_is_finite(image) else math.nan
+
+
 class PlainObjective(Objective):
     """The formulation of the paper, differentiated by autograd."""
 
     def __init__(self, task: StyleTask) -> None:
         self._network = network = task.network
         self._precision = task.precision
+        self.loss_scale = loss_scale_of(task)
         self._mean, self._std = (
             task.content.new_tensor(values).view(1, 3, 1, 1) for values in (network.mean, network.std)
         )
@@ -125,13 +141,15 @@ class PlainObjective(Objective):
                 self._gram_targets = {name: gram_matrix(full_precision(style[name])) for name in network.style_layers}
 
     def __call__(self, image: Tensor) -> Tensor:
+        return self.loss_scale.settle(lambda: self._evaluate(image))
+
+    def _evaluate(self, image: Tensor) -> Tensor:
         image.grad = None
         with arithmetic(self._precision, image.device.type):
             loss = self.loss(image)
-            scale = loss_scale(self._precision, image[0, 0].numel())
-            (loss * scale).backward()
-        if scale != 1.0 and image.grad is not None:
-            image.grad /= scale
+            (loss * self.loss_scale.factor).backward()
+        if image.grad is not None:
+            self.loss_scale.unscale(image.grad)
         return loss.detach()
 
     def loss(self, image: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models import images, weights
 from models.network import StyleNetwork, smallest_side
-from models.steps.objectives import PlainObjective, StyleTask, arithmetic
+from models.steps.objectives import PlainObjective, StyleTask, arithmetic, loss_value
 from models.steps.strategies import STRATEGIES
 from models.workload import Step, Workload, resolve
 
@@ -42,7 +42,7 @@ class StyleIteration(Step):
         return self._objective(self._image)
 
     def loss(self) -> float | None:
-        return None if self._loss is None else float(self._loss)
+        return loss_value(self._objective, self._image, self._loss)
 
 
 class StyleForward(Step):
@@ -77,7 +77,7 @@ class StyleForwardBackward(Step):
         self._loss = self._objective(self._image)
 
     def loss(self) -> float | None:
-        return None if self._loss is None else float(self._loss)
+        return loss_value(self._objective, self._image, self._loss)
 
 
 def style_task(workload: Workload) -> StyleTask:
