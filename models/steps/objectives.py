@@ -8,6 +8,7 @@ import contextlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,17 +22,22 @@ _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @contextlib.contextmanager
-def arithmetic(precision: str, device_type: str) -> Iterator[None]:
+def arithmetic(precision: str, device_type: str, exact_products: bool = False) -> Iterator[None]:
     """Within the context, torch computes with `precision`: sets the backends' float32 precision and autocast.
 
     `float32` switches off TF32, which is cuDNN's default for convolutions.
+
+    Args:
+        exact_products: matrix products of float32 keep its precision under `tf32` too. Those of a style network are
+            Gram matrices and their gradients.
     """
-    tf32 = precision == "tf32"
-    product_precision = "tf32" if tf32 else "ieee"
-    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
-    before = [backend.fp32_precision for backend in backends]
-    for backend in backends:
-        backend.fp32_precision = product_precision
+    tf32 = "tf32" if precision == "tf32" else "ieee"
+    cudnn: Any = torch.backends.cudnn
+    # Recurrent layers are not used, but torch refuses to answer for cuDNN as a whole if they differ from convolutions.
+    settings = ((torch.backends.cuda.matmul, "ieee" if exact_products else tf32), (cudnn.conv, tf32), (cudnn.rnn, tf32))
+    before = [(backend, backend.fp32_precision) for backend, _ in settings]
+    for backend, value in settings:
+        backend.fp32_precision = value
     try:
         if precision in _AUTOCAST:
             with torch.autocast(device_type, dtype=_AUTOCAST[precision]):
@@ -39,8 +45,13 @@ def arithmetic(precision: str, device_type: str) -> Iterator[None]:
         else:
             yield
     finally:
-        for backend, value in zip(backends, before, strict=True):
+        for backend, value in before:
             backend.fp32_precision = value
+
+
+def style_arithmetic(precision: str, image: Tensor) -> AbstractContextManager[None]:
+    """`arithmetic` of a style iteration: convolutions in `precision`, Gram matrices in at least float32."""
+    return arithmetic(precision, image.device.type, exact_products=True)
 
 
 def gram_matrix(features: Tensor) -> Tensor:
@@ -134,7 +145,7 @@ class PlainObjective(Objective):
         self._mean, self._std = (
             task.content.new_tensor(values).view(1, 3, 1, 1) for values in (network.mean, network.std)
         )
-        with torch.no_grad(), arithmetic(task.precision, task.content.device.type):
+        with torch.no_grad(), style_arithmetic(task.precision, task.content):
             self._content_target = full_precision(self._features(task.content)[network.content_layer])
             style = self._features(task.style)
             with torch.autocast(task.content.device.type, enabled=False):
@@ -145,9 +156,11 @@ class PlainObjective(Objective):
 
     def _evaluate(self, image: Tensor) -> Tensor:
         image.grad = None
-        with arithmetic(self._precision, image.device.type):
+        with style_arithmetic(self._precision, image):
             loss = self.loss(image)
-            (loss * self.loss_scale.factor).backward()
+            # Autocast would round the gradients of Gram matrices. Convolutions keep the type of their forward pass.
+            with torch.autocast(image.device.type, enabled=False):
+                (loss * self.loss_scale.factor).backward()
         if image.grad is not None:
             self.loss_scale.unscale(image.grad)
         return loss.detach()

@@ -49,10 +49,10 @@ from models.steps.malloc import keep_small_blocks
 from models.steps.objectives import (
     Objective,
     StyleTask,
-    arithmetic,
     full_precision,
     lay_out_channels_last,
     loss_scale_of,
+    style_arithmetic,
     style_loss,
 )
 from models.steps.tiling.activation_store import ActivationStore, empty_output
@@ -91,7 +91,7 @@ class StreamedObjective(Objective):
         self._report: Callable[[int, int], None] | None = None
         self._tiles_done, self._tiles_of_iteration = 0, 1
         lay_out_channels_last(network)
-        with torch.no_grad(), arithmetic(task.precision, task.content.device.type):
+        with torch.no_grad(), style_arithmetic(task.precision, task.content):
             content = self._forward(task.content, ActivationStore(for_backward=False)).content
             assert content is not None
             self._content_target = content
@@ -108,7 +108,7 @@ class StreamedObjective(Objective):
         passes = [(block, index) for block in self._blocks for index in (block.last_index, -1)]
         self._tiles_done = 0
         self._tiles_of_iteration = sum(len(self._tiles(block, index, image)) for block, index in passes)
-        with torch.no_grad(), arithmetic(self._precision, image.device.type):
+        with torch.no_grad(), style_arithmetic(self._precision, image):
             store = self._forward(image, ActivationStore(for_backward=True))
             image.grad = self._backward(image, store, self.loss_scale.factor)
             self.loss_scale.unscale(image.grad)

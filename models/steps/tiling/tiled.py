@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from models.steps.loss_scale import LossScale, first_scale
-from models.steps.objectives import Objective, StyleTask, arithmetic, full_precision, style_loss
+from models.steps.objectives import Objective, StyleTask, full_precision, style_arithmetic, style_loss
 from models.steps.tiling.chain import OwnedRegion, TileChain, selected_tiles
 from models.steps.tiling.geometry import Tile
 
@@ -123,7 +123,7 @@ class TilePasses:
         self._content_numbers = chain.channels[network.content_layer] * math.prod(self._sizes[network.content_layer])
         self._report: Callable[[int, int], None] = _ignore_progress
         self._done = 0
-        with torch.no_grad(), arithmetic(task.precision, task.content.device.type):
+        with torch.no_grad(), style_arithmetic(task.precision, task.content):
             self._content_target = self._content_features(task.content)
             self._gram_targets = self._gram_matrices(task.style, style)
 
@@ -137,7 +137,7 @@ class TilePasses:
         others, last = self.tiles[:-1], self.tiles[-1:]
         factors = GradientFactors()
         scale = self.loss_scale.factor
-        with torch.no_grad(), arithmetic(self._precision, image.device.type):
+        with torch.no_grad(), style_arithmetic(self._precision, image):
             statistics = self.first_pass(image, others)
             # The last tile of pass 1 keeps its graph and is the first of pass 2: it is not computed again.
             graphs = [
