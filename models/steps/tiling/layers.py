@@ -1,5 +1,7 @@
 """Layers that can be computed tile by tile: which layers these are, their geometry, and how to compute a part of each.
 
+Long because each layer stands beside its explicit gradient, and the helpers of both.
+
 There are two ways. `run` is for autograd: its input includes the padding, and torch computes the gradient. `forward`
 and `backward` are explicit, for callers that store less than autograd does. They take and return parts of feature
 maps, shape (1, channels, height, width), and the boxes of these parts: `input_box` on the layer's input, `output_box`
