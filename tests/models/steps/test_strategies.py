@@ -141,7 +141,7 @@ class PTXASError(Exception):
         (PTXASError(), "PTXASError"),
     ],
 )  # fmt: skip
-def test_a_missing_compiler_and_an_error_of_triton_are_told_by_the_innermost_reason(error, reason, monkeypatch):
+def test_a_missing_compiler_and_an_error_of_triton_are_reported_with_the_innermost_reason(error, reason, monkeypatch):
     def compiler(function, dynamic):
         def fails(image):
             raise error

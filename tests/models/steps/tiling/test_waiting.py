@@ -19,11 +19,11 @@ class Waits(TorchFunctionMode):
 
     def __init__(self):
         super().__init__()
-        self.found = []
+        self.calls = []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in COPIES + READS:
-            self.found.append(func)
+            self.calls.append(func)
         return func(*args, **(kwargs or {}))
 
 
@@ -47,4 +47,4 @@ def test_an_iteration_makes_no_tensor_of_a_list_and_reads_no_number(strategy, fa
     objective(image)
     with Waits() as waits:
         objective(image)
-    assert waits.found == []
+    assert waits.calls == []
