@@ -3,7 +3,7 @@
 For each device, classifier and mode, the largest batch within the memory budget is predicted. Then batches near it run
 for two iterations each, until one fits and the next one does not. The resolution is a thirty-second of the batch. The
 row shows the largest batch that fitted; the record also has the batches that were tried, and the failure one step
-above.
+above. A batch that fails for another reason than memory is too large as well, if a smaller one fits.
 
 On an accelerator the budget is its free memory, and each batch takes seconds. On cpu the budget is the machine's
 memory, and each batch takes minutes: there the search runs only with `-m search` or with a `--memory-limit` under 4GiB.

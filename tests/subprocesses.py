@@ -29,9 +29,12 @@ class PytestServer:
 
     For runs whose result matters only: it saves some seconds of imports a run. Tests of processes (signals, orphans,
     start-up) must start pytest with `subprocess`.
+
+    Args:
+        environment: variables of the server, e.g. of what torch reads when it is imported. A run has its own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         self._control, child_end = socket.socketpair()
         with child_end:
             self._process = subprocess.Popen(
@@ -39,7 +42,7 @@ class PytestServer:
                 pass_fds=[child_end.fileno()],
                 stdin=subprocess.DEVNULL,
                 # OpenMP reads it when torch is imported.
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                env=os.environ | {"OMP_NUM_THREADS": "1"} | dict(environment or {}),
             )
         self._replies = self._control.makefile("r")
 

@@ -210,7 +210,7 @@ def _largest_table(cells: Sequence[ShownCell]) -> Table:
             memory(cell.memory_budget_bytes),
             number(cell.median_seconds),
             number(cell.number("failed_side_px")),
-            word(cell.word("limited_by") or cell.word("failed_cause")),
+            word(cell.word("limited_by") or cell.word("failed_cause") or cell.word("failed_status")),
             word(cell.status),
         )
         for cell in cells

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.benchmarks.conftest import Suite
+from tests.suite import Suite
 
 # Status, cause, and part of the message.
 DEATHS = {

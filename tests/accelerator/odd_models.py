@@ -1,0 +1,42 @@
+"""A plugin with networks that do what torch or a kernel does on real devices only."""
+
+import torch
+from torch import nn
+
+from models.network import StyleNetwork
+
+
+class LooksForAccelerators(nn.Conv2d):
+    def forward(self, image):
+        # As the step of an optimiser on a machine with CUDA.
+        if torch.accelerator.current_accelerator(check_available=True) is not None:
+            torch.accelerator.current_stream()
+        return super().forward(image)
+
+
+class Indexes32Bits(nn.Conv2d):
+    def forward(self, image):
+        if type(image) is torch.Tensor and image.device.type == "fake" and image.numel() > 3 * 128**2:
+            raise RuntimeError("canUse32BitIndexMath is false")
+        return super().forward(image)
+
+
+def network(kind):
+    layers = nn.Sequential()
+    with torch.device("meta"):
+        layers.add_module("conv1", kind(3, 4, 3, padding=1))
+        layers.add_module("relu1", nn.ReLU())
+    return StyleNetwork(layers, "relu1", {"relu1": 1.0})
+
+
+def looks() -> StyleNetwork:
+    return network(LooksForAccelerators)
+
+
+def indexes() -> StyleNetwork:
+    return network(Indexes32Bits)
+
+
+def pytest_goghmark_models(add):
+    add("looks", looks)
+    add("indexes", indexes)
