@@ -51,13 +51,14 @@ class LossScale:
         """For the next evaluation: 1, or a tensor of shape ()."""
         return self._factor if self._scales else 1.0
 
-    def unscale(self, gradient: Tensor) -> None:
-        """Divide a gradient by the factor, in place; one that is not finite becomes zero. Then adapt the factor."""
+    def unscale(self, *gradients: Tensor) -> None:
+        """Divide gradients by the factor, in place; all become zero if one is not finite. Then adapt the factor."""
         if not self._scales:
             return
         with torch.no_grad():
-            finite = is_finite(gradient)
-            gradient.div_(self._factor).masked_fill_(~finite, 0.0)
+            finite = torch.stack([is_finite(gradient) for gradient in gradients]).all()
+            for gradient in gradients:
+                gradient.div_(self._factor).masked_fill_(~finite, 0.0)
             self._streak.add_(1).mul_(finite)
             self._failures.add_(1).mul_(~finite)
             grows = self._streak >= _GROWTH_INTERVAL

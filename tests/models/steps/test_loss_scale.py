@@ -63,6 +63,12 @@ def test_a_later_overflow_gives_a_gradient_of_zero_and_half_the_factor():
     assert not one.was_finite()
 
 
+def test_gradients_of_several_weights_become_zero_together():
+    one, gradients = scale(), [torch.tensor([1024.0]), torch.tensor([math.inf, 2.0])]
+    one.unscale(*gradients)
+    assert [gradient.tolist() for gradient in gradients] == [[0.0], [0.0, 0.0]]
+
+
 def test_the_factor_doubles_after_2000_finite_gradients():
     one = scale()
     for _ in range(1999):
