@@ -33,7 +33,7 @@ from fixtures.comparing.verdicts import (
 from fixtures.formatting import markdown_table, table
 from fixtures.parsing import comma_separated, one_of, option_value, share
 from fixtures.records.cell_record import Identity, cell_id
-from fixtures.records.reader import COMPARED_FACTS, RecordFile, differences, read_record
+from fixtures.records.reader import COMPARED_FACTS, RecordFile, differences, option_differences, read_record
 from models.errors import InputError
 
 PASS, REGRESSION, CANNOT_COMPARE, INCONCLUSIVE = 0, 1, 2, 3
@@ -165,7 +165,19 @@ def _check_pairs(record: RecordFile, cell: str, comparison: Mapping[str, Any]) -
         )
 
 
+def _check_options(bases: Sequence[RecordFile], head: RecordFile) -> None:
+    """Raise an InputError for files that ran with different values of an option that has one value a run."""
+    for base in bases:
+        different = option_differences(base, head)
+        if different:
+            raise InputError(
+                f"{str(base.path)!r} and {str(head.path)!r} ran with {', '.join(different)};"
+                " measure both with the same value"
+            )
+
+
 def _check_conditions(bases: Sequence[RecordFile], head: RecordFile, allowed: Sequence[str]) -> None:
+    _check_options(bases, head)
     for base in bases:
         different = differences(base.machine, head.machine, allowed)
         if different:

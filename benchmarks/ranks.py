@@ -31,6 +31,7 @@ from fixtures.runner.group_runner import group_setup, with_group_result
 from fixtures.runner.launchers import SUITE
 from fixtures.schema import (
     MIN_ROUNDS,
+    RUN_OPTIONS,
     SCHEMA_VERSION,
     Cell,
     Failure,
@@ -136,7 +137,8 @@ class GroupCell:
         timing = Timing(options.cell_seconds, min_parts_rounds=MIN_ROUNDS)
         limit, timeout = options.memory_limit, options.cell_timeout
         # No rendezvous: torchrun has already connected the ranks.
-        return group_setup(cell, workload, self._scaling, timing, threads, Rendezvous(), limit, timeout)
+        run_options = {key: getattr(options, key) for key in RUN_OPTIONS}
+        return group_setup(cell, workload, self._scaling, timing, threads, Rendezvous(), limit, timeout, run_options)
 
     def _record(self, outcome: Outcome, started: datetime.datetime, machines: dict[str, Any]) -> None:
         from fixtures.worker import devices  # noqa: PLC0415 - brings torch
@@ -219,6 +221,7 @@ def _parser() -> argparse.ArgumentParser:
         600.0,
     )
     add("--memory-limit", parsing.size, "budget of each accelerator, or of all ranks of a host on cpu, e.g. 2GiB")
+    add("--cudnn-benchmark", parsing.switch, "on or off: whether cuDNN times its algorithms (default: off)", False)
     add("--weights", str, "random, imagenet or a path (default: random)", "random")
     add("--content", str, "content picture (default: that of the suite)", str(PICTURES / "content.jpg"))
     add("--style", str, "style picture (default: that of the suite)", str(PICTURES / "style.jpg"))

@@ -76,6 +76,8 @@ STRATEGIES = ("plain", "channels_last", "checkpointed", "compiled", "tiled", "st
 # Strategies with tiles, and those whose tiles are as large as the memory budget allows.
 TILED_STRATEGIES = ("tiled", "streamed")
 SIZED_TO_BUDGET = ("tiled",)
+# On an accelerator, a kernel on a small tile takes less time than its launch.
+_ACCELERATOR_TILES_PX = {"streamed": 1024}
 
 
 def build(work: "Workload") -> "Step":
@@ -168,6 +170,11 @@ def smallest_tile(model: str, strategy: str) -> int:
     from models.steps.strategies import smallest_tile as smallest
 
     return smallest(_style_network(model), strategy)
+
+
+def default_tile_px(strategy: str, device: str) -> int:
+    """Side in pixels of a strategy's tiles on a device, if none is requested; 0 leaves it to the strategy."""
+    return 0 if device == "cpu" else _ACCELERATOR_TILES_PX.get(strategy, 0)
 
 
 def smallest_classifier_side(model: str, mode: str, batch: int, width_px: int, height_px: int) -> int | None:

@@ -1,7 +1,8 @@
 """Microbenchmarks of a device's limits: the repeated operation, and the work of one iteration. No torch here.
 
-An iteration repeats its operation until the work is long enough to be timed. A fast device needs about a hundred
-microseconds for the amounts below, ten times as much as for launch and synchronisation; a slow one less than a second.
+An iteration repeats its operation until it has done the amounts below. A slow device needs less than a second for
+them, a fast one about a hundred microseconds, too little beside launch and synchronisation: the executor then repeats
+the iteration within a round.
 """
 
 from collections.abc import Callable
@@ -26,6 +27,7 @@ class Quantity:
         rate_unit: unit of the rate, which is work per second.
         work: work of one operation at a size.
         least_work: an iteration repeats the operation until it has done this much work.
+        includes_wait: whether an iteration is measured with the wait at its end, and not repeated.
     """
 
     title: str
@@ -33,6 +35,7 @@ class Quantity:
     rate_unit: str
     work: Callable[[int], int]
     least_work: int
+    includes_wait: bool = False
 
     def repeats(self, size: int) -> int:
         """Number of operations in one iteration."""
@@ -70,7 +73,14 @@ QUANTITIES = {
     "upload_pinned": _transfer("host to device, pinned"),
     "download_pageable": _transfer("device to host, pageable"),
     "download_pinned": _transfer("device to host, pinned"),
-    "launch": Quantity("tiny operations, by how many are started before one waits", "calls", "calls/s", _identity, 1),
+    "launch": Quantity(
+        "tiny operations, by how many are started before one waits",
+        "calls",
+        "calls/s",
+        _identity,
+        1,
+        includes_wait=True,
+    ),
     "elements": Quantity("exponentials, by elements in flight", "elements", "elements/s", _identity, _ELEMENTS),
     "images": Quantity("3x3 convolution, 64 channels, 56 px, by batch", "images", "images/s", _identity, _IMAGES),
 }

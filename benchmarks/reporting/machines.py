@@ -12,6 +12,7 @@ from benchmarks.reporting.sections import Chart, Datum, Row, Section, Table, mem
 from benchmarks.reporting.throughput import MOST_LINES, Line, lines_of, look_of
 from fixtures.formatting import readable_size
 from fixtures.records.reader import RecordFile
+from fixtures.telemetry.base import throttling
 
 _NAMES = {
     "system": "system", "kernel": "kernel", "architecture": "architecture", "python": "Python", "torch": "torch",
@@ -170,7 +171,7 @@ def _sampled(cell: ShownCell, quantity: str, which: str) -> float | None:
 
 
 def _finding(cells: Sequence[ShownCell]) -> str:
-    throttled = sum(bool(cell.telemetry.get("throttled")) for cell in cells)
+    throttled = sum(bool(throttling(cell.telemetry)) for cell in cells)
     shared = sum(bool(cell.telemetry.get("shared")) for cell in cells)
     if not throttled and not shared:
         return f"None of the {len(cells)} cells that were watched throttled, or shared its device."
@@ -217,7 +218,7 @@ def _throttled(cell: ShownCell) -> Datum:
     """The reasons, with their share of the time if known."""
     shares: Any = cell.telemetry.get("throttled_shares")
     known = shares if isinstance(shares, Mapping) else {}
-    reasons = cell.telemetry.get("throttled") or []
+    reasons = throttling(cell.telemetry)
     return word(
         ", ".join(f"{reason} {percent(known[reason]).text}" if reason in known else reason for reason in reasons)
     )

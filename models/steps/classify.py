@@ -3,6 +3,7 @@
 Images and labels are random and stay on the device: only computation is timed, no input.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -11,14 +12,14 @@ from torch.nn.functional import cross_entropy
 
 from models.classifiers import CLASSES, main_logits, materialise
 from models.errors import InputError
+from models.steps.loss_scale import LossScale
 from models.steps.objectives import arithmetic
 from models.workload import Step, Workload, resolve
 
 # Szegedy et al. 2015, section 5: "the losses of the auxiliary classifiers were weighted by 0.3".
 AUXILIARY_WEIGHT = 0.3
 
-# Micikevicius et al. 2018, section 3.2: a constant factor keeps gradients in float16's range. A power of two causes no
-# rounding.
+# The first factor of the loss in float16; see `models.steps.loss_scale`.
 FLOAT16_LOSS_SCALE = 1024.0
 
 # Far below the rates of the papers. The work does not depend on the rate, and with random labels a network without
@@ -73,13 +74,9 @@ class Training(Step):
         self._network.train()
         self._precision = workload.precision
         self._labels = torch.randint(CLASSES, (workload.batch,), device=self._images.device)
-        self._scale = FLOAT16_LOSS_SCALE if workload.precision == "float16" else 1.0
-        # The learning rate undoes the loss scale s: v <- m v + s (g + w p), p <- p - (r / s) v.
+        self._loss_scale = LossScale(FLOAT16_LOSS_SCALE if workload.precision == "float16" else 1.0, self._images)
         self._optimizer = torch.optim.SGD(
-            self._network.parameters(),
-            lr=LEARNING_RATE / self._scale,
-            momentum=MOMENTUM,
-            weight_decay=WEIGHT_DECAY * self._scale,
+            self._network.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
         )
         self._loss_graph: Tensor | None = None
         self._loss: Tensor | None = None
@@ -102,7 +99,10 @@ class Training(Step):
         self._step()
 
     def loss(self) -> float | None:
-        return None if self._loss is None else float(self._loss)
+        """NaN if the gradients of float16 overflow whatever the scale; in other precisions the next loss shows it."""
+        if self._loss is None:
+            return None
+        return float(self._loss) if self._loss_scale.was_finite() else math.nan
 
     def _forward(self) -> None:
         with arithmetic(self._precision, self._images.device.type):
@@ -112,10 +112,11 @@ class Training(Step):
     def _backward(self) -> None:
         assert self._loss_graph is not None, "forward comes first"
         with arithmetic(self._precision, self._images.device.type):
-            (self._loss_graph * self._scale).backward()
+            (self._loss_graph * self._loss_scale.factor).backward()
         self._loss_graph = None
 
     def _step(self) -> None:
+        self._loss_scale.unscale(*(weight.grad for weight in self._network.parameters() if weight.grad is not None))
         self._optimizer.step()
         self._optimizer.zero_grad()
 

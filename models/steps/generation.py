@@ -19,7 +19,7 @@ from torchvision.transforms.v2.functional import resize
 from models import generation_state, images, weights
 from models.generation_state import Scale, coarse_to_fine
 from models.network import StyleNetwork, smallest_side, until_last
-from models.steps.objectives import Objective, StyleTask, gram_matrix
+from models.steps.objectives import Objective, StyleTask, gram_matrix, loss_value
 from models.steps.strategies import STRATEGIES
 from models.steps.style import OPTIMIZERS
 from models.workload import Step, Workload, resolve
@@ -224,7 +224,9 @@ class Generation(Step):
             self._objective.on_progress(report)
 
     def loss(self) -> float | None:
-        return None if self._loss is None else float(self._loss)
+        if self._objective is None or self._image is None:
+            return None
+        return loss_value(self._objective, self._image, self._loss)
 
     def save(self, path: Path, command: Mapping[str, Any]) -> None:
         """Write the checkpoint file.

@@ -5,8 +5,10 @@ Convolutional Neural Networks", section 2). Features have shape (1, channels, he
 """
 
 import contextlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,22 +16,28 @@ import torch
 from torch import Tensor, nn
 
 from models.network import StyleNetwork
+from models.steps.loss_scale import LossScale, first_scale, is_finite
 
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @contextlib.contextmanager
-def arithmetic(precision: str, device_type: str) -> Iterator[None]:
+def arithmetic(precision: str, device_type: str, exact_products: bool = False) -> Iterator[None]:
     """Within the context, torch computes with `precision`: sets the backends' float32 precision and autocast.
 
     `float32` switches off TF32, which is cuDNN's default for convolutions.
+
+    Args:
+        exact_products: matrix products of float32 keep its precision under `tf32` too. Those of a style network are
+            Gram matrices and their gradients.
     """
-    tf32 = precision == "tf32"
-    product_precision = "tf32" if tf32 else "ieee"
-    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
-    before = [backend.fp32_precision for backend in backends]
-    for backend in backends:
-        backend.fp32_precision = product_precision
+    tf32 = "tf32" if precision == "tf32" else "ieee"
+    cudnn: Any = torch.backends.cudnn
+    # Recurrent layers are not used, but torch refuses to answer for cuDNN as a whole if they differ from convolutions.
+    settings = ((torch.backends.cuda.matmul, "ieee" if exact_products else tf32), (cudnn.conv, tf32), (cudnn.rnn, tf32))
+    before = [(backend, backend.fp32_precision) for backend, _ in settings]
+    for backend, value in settings:
+        backend.fp32_precision = value
     try:
         if precision in _AUTOCAST:
             with torch.autocast(device_type, dtype=_AUTOCAST[precision]):
@@ -37,17 +45,13 @@ def arithmetic(precision: str, device_type: str) -> Iterator[None]:
         else:
             yield
     finally:
-        for backend, value in zip(backends, before, strict=True):
+        for backend, value in before:
             backend.fp32_precision = value
 
 
-def loss_scale(precision: str, pixels: int) -> float:
-    """Factor of the loss in the backward pass (Micikevicius et al. 2018, section 3.2).
-
-    The losses are means over positions, so gradients are proportional to 1 / pixels and underflow float16 (below 6e-8)
-    from about 512 px on. The factor is the number of pixels, rounded to a power of two, which causes no rounding.
-    """
-    return 2.0 ** (pixels.bit_length() - 1) if precision == "float16" else 1.0
+def style_arithmetic(precision: str, image: Tensor) -> AbstractContextManager[None]:
+    """`arithmetic` of a style iteration: convolutions in `precision`, Gram matrices in at least float32."""
+    return arithmetic(precision, image.device.type, exact_products=True)
 
 
 def gram_matrix(features: Tensor) -> Tensor:
@@ -79,11 +83,21 @@ def full_precision(features: Tensor) -> Tensor:
 
 
 class Objective(ABC):
-    """The function that an optimiser minimises. Every strategy is an objective; all compute the same loss."""
+    """The function that an optimiser minimises. Every strategy is an objective; all compute the same loss.
+
+    Attributes:
+        loss_scale: scales the loss in the backward pass of float16.
+    """
+
+    loss_scale: LossScale
 
     @abstractmethod
     def __call__(self, image: Tensor) -> Tensor:
         """Loss at `image`, detached, shape (); sets `image.grad` to the gradient, shape of the image."""
+
+    def gradient_is_finite(self, image: Tensor) -> bool:
+        """Whether the latest gradient was finite. Waits for the device."""
+        return self.loss_scale.was_finite() and (image.grad is None or bool(is_finite(image.grad)))
 
     def on_progress(self, report: Callable[[int, int], None]) -> None:
         """Call `report(done, total)` after each tile; does nothing for objectives without tiles."""
@@ -109,29 +123,46 @@ class StyleTask:
     tile_px: int = 0
 
 
+def loss_scale_of(task: StyleTask) -> LossScale:
+    """The loss scale of the task's image."""
+    return LossScale(first_scale(task.precision, task.content[0, 0].numel()), task.content)
+
+
+def loss_value(objective: Objective, image: Tensor, loss: Tensor | None) -> float | None:
+    """The latest loss as a number, NaN if its gradient was not finite; None before the first. Waits for the device."""
+    if loss is None:
+        return None
+    return float(loss) if objective.gradient_is_finite(image) else math.nan
+
+
 class PlainObjective(Objective):
     """The formulation of the paper, differentiated by autograd."""
 
     def __init__(self, task: StyleTask) -> None:
         self._network = network = task.network
         self._precision = task.precision
+        self.loss_scale = loss_scale_of(task)
         self._mean, self._std = (
             task.content.new_tensor(values).view(1, 3, 1, 1) for values in (network.mean, network.std)
         )
-        with torch.no_grad(), arithmetic(task.precision, task.content.device.type):
+        with torch.no_grad(), style_arithmetic(task.precision, task.content):
             self._content_target = full_precision(self._features(task.content)[network.content_layer])
             style = self._features(task.style)
             with torch.autocast(task.content.device.type, enabled=False):
                 self._gram_targets = {name: gram_matrix(full_precision(style[name])) for name in network.style_layers}
 
     def __call__(self, image: Tensor) -> Tensor:
+        return self.loss_scale.settle(lambda: self._evaluate(image))
+
+    def _evaluate(self, image: Tensor) -> Tensor:
         image.grad = None
-        with arithmetic(self._precision, image.device.type):
+        with style_arithmetic(self._precision, image):
             loss = self.loss(image)
-            scale = loss_scale(self._precision, image[0, 0].numel())
-            (loss * scale).backward()
-        if scale != 1.0 and image.grad is not None:
-            image.grad /= scale
+            # Autocast would round the gradients of Gram matrices. Convolutions keep the type of their forward pass.
+            with torch.autocast(image.device.type, enabled=False):
+                (loss * self.loss_scale.factor).backward()
+        if image.grad is not None:
+            self.loss_scale.unscale(image.grad)
         return loss.detach()
 
     def loss(self, image: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._functorch import config as functorch_config
 from torch.utils.checkpoint import checkpoint
 
 from models.errors import Unsupported
@@ -108,19 +109,51 @@ class CompiledObjective(PlainObjective):
     def _timed(self, image: Tensor) -> float:
         start = time.perf_counter()
         try:
-            loss = super().__call__(image)
+            # Autocast is on in the forward pass, and would be in the compiled backward pass as well.
+            with functorch_config.patch({"backward_pass_autocast": "off"}):
+                loss = super().__call__(image)
         except Exception as error:
             if _is_compiler_error(error):
-                reason = str(error).strip().splitlines()[0]
+                reason = _reason(error)
                 raise Unsupported(f"torch.compile does not work here ({reason}); use another --strategy") from error
             raise
         float(loss)  # waits for the device
         return time.perf_counter() - start
 
 
-def _is_compiler_error(error: Exception) -> bool:
-    """Whether the error is the compiler's, not that of the compiled code."""
-    return any(base.__module__.startswith(("torch._dynamo", "torch._inductor")) for base in type(error).__mro__)
+# Modules of exceptions that only compilers raise. Triton builds its launcher with a C compiler, and says in a plain
+# RuntimeError that there is none.
+_COMPILERS = ("torch._dynamo", "torch._inductor", "torch._functorch", "triton")
+_COMPILER_TEXTS = ("c compiler", "c++ compiler", "triton")
+
+
+def _is_compiler_error(error: BaseException) -> bool:
+    """Whether the error is the compiler's, not that of the compiled code, nor lack of memory while it compiles."""
+    chain = _chain(error)
+    if any(isinstance(one, MemoryError | torch.OutOfMemoryError) for one in chain):
+        return False
+    types = {base for one in chain for base in type(one).__mro__}
+    return any(kind.__module__.startswith(_COMPILERS) for kind in types) or any(
+        text in str(one).lower() for one in chain if type(one) is RuntimeError for text in _COMPILER_TEXTS
+    )
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """The error, and those that caused it."""
+    chain: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in chain:
+        chain.append(current)
+        # What torch's compiler wraps a backend's error in keeps it in an attribute.
+        current = getattr(current, "inner_exception", None) or current.__cause__
+    return chain
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of the innermost error that has a text, else the name of its type."""
+    chain = _chain(error)
+    texts = [str(one).strip() for one in reversed(chain)]
+    return next((text.splitlines()[0] for text in texts if text), type(chain[-1]).__name__)
 
 
 class FastestObjective(ChannelsLastObjective):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models import images, weights
 from models.network import StyleNetwork, smallest_side
-from models.steps.objectives import PlainObjective, StyleTask, arithmetic
+from models.steps.objectives import PlainObjective, StyleTask, loss_value, style_arithmetic
 from models.steps.strategies import STRATEGIES
 from models.workload import Step, Workload, resolve
 
@@ -42,7 +42,7 @@ class StyleIteration(Step):
         return self._objective(self._image)
 
     def loss(self) -> float | None:
-        return None if self._loss is None else float(self._loss)
+        return loss_value(self._objective, self._image, self._loss)
 
 
 class StyleForward(Step):
@@ -56,7 +56,7 @@ class StyleForward(Step):
         self._loss: Tensor | None = None
 
     def __call__(self) -> None:
-        with arithmetic(self._precision, self._image.device.type):
+        with style_arithmetic(self._precision, self._image):
             # Detached, so that the graph and its activations are freed at the end of the call.
             self._loss = self._objective.loss(self._image).detach()
 
@@ -77,7 +77,7 @@ class StyleForwardBackward(Step):
         self._loss = self._objective(self._image)
 
     def loss(self) -> float | None:
-        return None if self._loss is None else float(self._loss)
+        return loss_value(self._objective, self._image, self._loss)
 
 
 def style_task(workload: Workload) -> StyleTask:

@@ -71,6 +71,19 @@ def test_the_peak_of_an_accelerator_is_what_its_allocator_counted_and_near_the_p
             assert cell["memory_budget_bytes"] == (4096 - 512) * 2**20
 
 
+def test_memory_of_an_accelerator_is_recorded_in_its_three_meanings_and_that_of_the_cpu_in_one(matrix):
+    run, _ = matrix
+    for (device, *_), cell in cells_of(run).items():
+        keys = ("peak_reserved_bytes", "process_memory_bytes", "num_ooms", "workspace_memory_bytes")
+        if device == "cpu":
+            assert [cell[key] for key in keys] == [None] * len(keys)
+            continue
+        assert cell["peak_reserved_bytes"] >= cell["peak_memory_bytes"]
+        assert cell["process_memory_bytes"] <= cell["peak_reserved_bytes"]  # the fake has no context, and keeps nothing
+        assert (cell["num_ooms"], cell["num_alloc_retries"], cell["workspace_memory_bytes"]) == (0, 0, 0)
+        assert cell["predicted_process_bytes"] == cell["predicted_memory_bytes"] + cell["context_memory_bytes"]
+
+
 def test_a_cell_initialises_its_own_device_only_and_a_cell_or_prediction_on_cpu_none(matrix):
     _, initialised = matrix
     # The survey of the machine reads the memory of both.
@@ -141,6 +154,7 @@ def test_out_of_memory_is_a_result_and_the_search_ends_in_it(suite):
     assert small["status"] == "ok"
     assert (large["status"], large["cause"]) == ("out_of_memory", "device_allocator")
     assert large["message"].startswith("fake out of memory")
+    assert large["num_ooms"] >= 1
     assert large["peak_memory_bytes"] > 2**20
     assert search["status"] == "ok"
     assert search["peak_memory_bytes"] < 8 * 2**20
@@ -243,11 +257,11 @@ def test_transfers_launches_and_classification_run_on_an_accelerator(suite):
     assert done.returncode == 0, done.stdout + done.stderr
     names = [(cell["benchmark"], cell["mode"]) for cell in run.recorded()["cells"] if cell["status"] == "ok"]
     assert names == [
+        ("test_launch", ""),
         ("test_upload_pageable", ""),
         ("test_upload_pinned", ""),
         ("test_download_pageable", ""),
         ("test_download_pinned", ""),
-        ("test_launch", ""),
         ("test_classification", "forward"),
         ("test_classification", "training"),
     ]

@@ -34,12 +34,13 @@ def files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
 
-    def files(*cells_of_files, options=(), machine_of_head=MACHINE):
+    def files(*cells_of_files, options=(), machine_of_head=MACHINE, run_options=()):
         paths = []
         for number, cells in enumerate(cells_of_files):
             machine = machine_of_head if number == len(cells_of_files) - 1 else MACHINE
             path = tmp_path / f"{number}.json"
-            path.write_text(json.dumps({"schema": 1, "machine": machine, "cells": cells}))
+            header = {"options": run_options[number]} if run_options else {}
+            path.write_text(json.dumps({"schema": 1, "machine": machine, "cells": cells} | header))
             paths.append(str(path))
         return gate.main([*paths, *options])
 
@@ -230,6 +231,17 @@ def test_another_version_of_torch_is_named_and_can_be_allowed(files, capsys):
     assert files([cell()], [cell()], machine_of_head=other) == 2
     assert "torch 2.15.0 and 2.11.0" in capsys.readouterr().err
     assert files([cell()], [cell()], options=["--allow=torch"], machine_of_head=other) == 0
+
+
+def test_files_that_ran_with_different_values_of_an_option_of_the_whole_run_are_not_compared(files, capsys):
+    on, off, before_the_option = {"cudnn_benchmark": True}, {"cudnn_benchmark": False}, {"device": None}
+    for first in (off, before_the_option):
+        assert files([cell()], [cell()], run_options=[first, on]) == 2
+        text = capsys.readouterr().err
+        assert "--cudnn-benchmark=off and on; measure both with the same value" in text
+    assert files([cell()], [cell()], run_options=[on, on]) == 0
+    assert files([cell()], [cell()], run_options=[before_the_option, off]) == 0
+    assert files([cell()], [cell()], run_options=[off, on], options=["--history"]) == 2
 
 
 def test_other_numbers_of_threads_are_not_compared(files, capsys):

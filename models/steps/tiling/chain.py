@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from models.errors import InputError
@@ -85,6 +86,7 @@ class TileChain:
         self._padding_levels = _padding_levels(self._layers)
         self._rows = [layer.windows.rows for layer in self._layers]
         self._columns = [layer.windows.columns for layer in self._layers]
+        self._normalisation: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
         self._mean, self._std = network.mean, network.std
         self.channels = {name: channels for name, _, channels in chain if name in self.loss_levels.values()}
 
@@ -157,7 +159,7 @@ class TileChain:
 
         Returns: the tile's piece of the last level, shape (1, channels, height, width).
         """
-        mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (self._mean, self._std))
+        mean, std = self._mean_and_std(pixels)
         piece = (pixels - mean) / std
         top, left = tile.rows.computed[0].start, tile.columns.computed[0].start
         for level in range(tile.depth + 1):
@@ -179,6 +181,14 @@ class TileChain:
                 top, left = tile.rows.computed[level + 1].start, tile.columns.computed[level + 1].start
             piece = layer.run(piece, (*tile.columns.padding[level], *tile.rows.padding[level]))
         return piece
+
+    def _mean_and_std(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Shape (1, 3, 1, 1) each. Kept: a copy of a list to an accelerator waits for all that is queued there."""
+        key = pixels.device, pixels.dtype
+        if key not in self._normalisation:
+            mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (self._mean, self._std))
+            self._normalisation[key] = mean, std
+        return self._normalisation[key]
 
 
 def _padding_levels(layers: Sequence[Layer]) -> dict[int, int]:

@@ -135,15 +135,6 @@ class Window:
         stop = (inputs.stop - 1 + self.before) // self.stride + 1 if inputs.length else first
         return Span(first, stop).clipped(outputs)
 
-    def counts(self, outputs: Span, size: int, padding: bool) -> list[int]:
-        """For each output the number of positions of its window on a map of `size`, with or without padding.
-
-        Only for dilation 1. Positions beyond the padded end never count.
-        """
-        first, stop = (-self.before, size + self.after) if padding else (0, size)
-        read = (self.inputs(Span(output, output + 1)) for output in range(*outputs))
-        return [min(one.stop, stop) - max(one.start, first) for one in read]
-
 
 class Windows(NamedTuple):
     """Kernel geometry of a layer along both axes. Sizes are (height, width)."""

@@ -1,5 +1,7 @@
 """Layers that can be computed tile by tile: which layers these are, their geometry, and how to compute a part of each.
 
+Long because each layer stands beside its explicit gradient, and the helpers of both.
+
 There are two ways. `run` is for autograd: its input includes the padding, and torch computes the gradient. `forward`
 and `backward` are explicit, for callers that store less than autograd does. They take and return parts of feature
 maps, shape (1, channels, height, width), and the boxes of these parts: `input_box` on the layer's input, `output_box`
@@ -19,7 +21,7 @@ from torch.nn import functional
 
 from models.errors import InputError
 from models.network import StyleNetwork
-from models.steps.tiling.geometry import Box, Window, Windows
+from models.steps.tiling.geometry import Box, Span, Window, Windows
 
 # Number of padding positions, in the order of torch's `pad`: left, right, top, bottom. Negative numbers crop.
 Padding = tuple[int, int, int, int]
@@ -188,10 +190,21 @@ class AveragePool(Layer):
         if self.divisor:
             return self.divisor
         down, across = (
-            like.new_tensor(window.counts(span, length, self.count_padding))
+            window_counts(window, span, length, self.count_padding, like)
             for window, span, length in zip(self.windows, outputs, size, strict=True)
         )
         return down.unsqueeze(1) * across
+
+
+def window_counts(window: Window, outputs: Span, size: int, padding: bool, like: Tensor) -> Tensor:
+    """For each output the number of positions of its window on a map of `size`, with or without padding.
+
+    Only for dilation 1. Positions beyond the padded end never count. Computed on the device of `like`, in its type: a
+    copy of a list would wait for all that is queued there.
+    """
+    first, stop = (-window.before, size + window.after) if padding else (0, size)
+    starts = torch.arange(outputs.start, outputs.stop, device=like.device) * window.stride - window.before
+    return ((starts + window.reach).clamp(max=stop) - starts.clamp(min=first)).to(like.dtype)
 
 
 def tileable_layers(

@@ -49,10 +49,10 @@ from models.steps.malloc import keep_small_blocks
 from models.steps.objectives import (
     Objective,
     StyleTask,
-    arithmetic,
     full_precision,
     lay_out_channels_last,
-    loss_scale,
+    loss_scale_of,
+    style_arithmetic,
     style_loss,
 )
 from models.steps.tiling.activation_store import ActivationStore, empty_output
@@ -80,6 +80,7 @@ class StreamedObjective(Objective):
     def __init__(self, task: StyleTask) -> None:
         self._network = network = task.network
         self._precision = task.precision
+        self.loss_scale = loss_scale_of(task)
         self._tile_px = task.tile_px or default_tile_px(*task.content.shape[2:])
         self._mean, self._std = (
             task.content.new_tensor(values).view(1, 3, 1, 1) for values in (network.mean, network.std)
@@ -90,7 +91,7 @@ class StreamedObjective(Objective):
         self._report: Callable[[int, int], None] | None = None
         self._tiles_done, self._tiles_of_iteration = 0, 1
         lay_out_channels_last(network)
-        with torch.no_grad(), arithmetic(task.precision, task.content.device.type):
+        with torch.no_grad(), style_arithmetic(task.precision, task.content):
             content = self._forward(task.content, ActivationStore(for_backward=False)).content
             assert content is not None
             self._content_target = content
@@ -100,16 +101,17 @@ class StreamedObjective(Objective):
         self._report = report
 
     def __call__(self, image: Tensor) -> Tensor:
+        return self.loss_scale.settle(lambda: self._evaluate(image))
+
+    def _evaluate(self, image: Tensor) -> Tensor:
         image.grad = None
         passes = [(block, index) for block in self._blocks for index in (block.last_index, -1)]
         self._tiles_done = 0
         self._tiles_of_iteration = sum(len(self._tiles(block, index, image)) for block, index in passes)
-        scale = loss_scale(self._precision, image[0, 0].numel())
-        with torch.no_grad(), arithmetic(self._precision, image.device.type):
+        with torch.no_grad(), style_arithmetic(self._precision, image):
             store = self._forward(image, ActivationStore(for_backward=True))
-            image.grad = self._backward(image, store, scale)
-            if scale != 1.0:
-                image.grad /= scale
+            image.grad = self._backward(image, store, self.loss_scale.factor)
+            self.loss_scale.unscale(image.grad)
             return self._loss(store)
 
     def _forward(self, image: Tensor, store: ActivationStore) -> ActivationStore:
@@ -179,7 +181,7 @@ class StreamedObjective(Objective):
         assert isinstance(loss, Tensor)
         return loss
 
-    def _backward(self, image: Tensor, store: ActivationStore, scale: float) -> Tensor:
+    def _backward(self, image: Tensor, store: ActivationStore, scale: float | Tensor) -> Tensor:
         """Pass 2: `scale` times the gradient of the loss, shape of the image; frees what `store` holds."""
         gram_factors = self._gram_factors(store, scale)
         output_gradient: Tensor | None = None
@@ -199,7 +201,7 @@ class StreamedObjective(Objective):
         assert output_gradient is not None
         return output_gradient
 
-    def _gram_factors(self, store: ActivationStore, scale: float) -> dict[str, Tensor]:
+    def _gram_factors(self, store: ActivationStore, scale: float | Tensor) -> dict[str, Tensor]:
         """For each style layer the matrix P, shape (channels, channels): the loss's gradient at features F is P F.
 
         Gatys et al. 2016, equation 6, with the Gram matrix G = F F^T / M: P = weight * (G - target) / (channels^2 M).
@@ -224,7 +226,7 @@ class StreamedObjective(Objective):
         tile: Box,
         store: ActivationStore,
         gram_factors: dict[str, Tensor],
-        scale: float,
+        scale: float | Tensor,
     ) -> Tensor:
         """The gradient with respect to one tile of the block's input.
 
@@ -276,7 +278,7 @@ class StreamedObjective(Objective):
         features: Tensor,
         box: Box,
         gram_factors: dict[str, Tensor],
-        scale: float,
+        scale: float | Tensor,
     ) -> Tensor:
         """The gradient with respect to the features at `box`, plus that of the losses at this layer."""
         total = torch.zeros_like(features) if gradient is None else gradient
@@ -284,7 +286,11 @@ class StreamedObjective(Objective):
         with torch.autocast(features.device.type, enabled=False):
             if name == self._network.content_layer:
                 weight = self._network.content_weight * scale / self._content_target.numel()
-                total.add_(exact - self._content_target[box.slices], alpha=weight)
+                difference = exact - self._content_target[box.slices]
+                if isinstance(weight, Tensor):  # as `alpha`, it would have to be read by the host
+                    total.add_(difference.mul_(weight))
+                else:
+                    total.add_(difference, alpha=weight)
             if name in gram_factors and total.dtype == exact.dtype:
                 _flat(total).addmm_(_flat(exact), gram_factors[name])
             elif name in gram_factors:

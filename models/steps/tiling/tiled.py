@@ -29,7 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.steps.objectives import Objective, StyleTask, arithmetic, full_precision, loss_scale, style_loss
+from models.steps.loss_scale import LossScale, first_scale
+from models.steps.objectives import Objective, StyleTask, full_precision, style_arithmetic, style_loss
 from models.steps.tiling.chain import OwnedRegion, TileChain, selected_tiles
 from models.steps.tiling.geometry import Tile
 
@@ -73,11 +74,11 @@ class GradientFactors:
 
     Attributes:
         style: the matrix D of dE/dF = D F for each style layer, shape (channels, channels).
-        content: factor of the difference between features and the content target.
+        content: factor of the difference between features and the content target; a tensor of shape () in float16.
     """
 
     style: dict[str, Tensor] = field(default_factory=dict)
-    content: float = 0.0
+    content: float | Tensor = 0.0
 
 
 @dataclass(frozen=True)
@@ -117,11 +118,12 @@ class TilePasses:
         self._chain = chain
         self._combine = combine
         self.tiles = content.tiles
-        self._pixels, self._sizes = content.pixels, content.sizes
+        self._sizes = content.sizes
+        self.loss_scale = LossScale(first_scale(task.precision, content.pixels), task.content)
         self._content_numbers = chain.channels[network.content_layer] * math.prod(self._sizes[network.content_layer])
         self._report: Callable[[int, int], None] = _ignore_progress
         self._done = 0
-        with torch.no_grad(), arithmetic(task.precision, task.content.device.type):
+        with torch.no_grad(), style_arithmetic(task.precision, task.content):
             self._content_target = self._content_features(task.content)
             self._gram_targets = self._gram_matrices(task.style, style)
 
@@ -134,8 +136,8 @@ class TilePasses:
         self._done = 0
         others, last = self.tiles[:-1], self.tiles[-1:]
         factors = GradientFactors()
-        scale = loss_scale(self._precision, self._pixels)
-        with torch.no_grad(), arithmetic(self._precision, image.device.type):
+        scale = self.loss_scale.factor
+        with torch.no_grad(), style_arithmetic(self._precision, image):
             statistics = self.first_pass(image, others)
             # The last tile of pass 1 keeps its graph and is the first of pass 2: it is not computed again.
             graphs = [
@@ -149,8 +151,7 @@ class TilePasses:
             graphs.clear()
             self._report_done(len(last))
             self.second_pass(image, others, factors, gradient)
-        if scale != 1.0:
-            gradient /= scale
+        self.loss_scale.unscale(gradient)
         return loss, gradient
 
     def first_pass(self, image: Tensor, tiles: Sequence[Tile]) -> Statistics:
@@ -165,7 +166,7 @@ class TilePasses:
             self._chain.run(self._chain.pixels(image, tile), tile, hook)
         return statistics
 
-    def loss_and_factors(self, statistics: Statistics, factors: GradientFactors, scale: float = 1.0) -> Tensor:
+    def loss_and_factors(self, statistics: Statistics, factors: GradientFactors, scale: float | Tensor = 1.0) -> Tensor:
         """The loss, shape (), from the statistics of all tiles; sets `factors` for `scale` times its gradient."""
         network = self._network
         assert statistics.squared_error is not None, "each position of the content layer is owned by a tile"
@@ -317,7 +318,7 @@ class TiledObjective(TilePasses, Objective):
 
     def __call__(self, image: Tensor) -> Tensor:
         image.grad = None
-        loss, image.grad = self.evaluate(image)
+        loss, image.grad = self.loss_scale.settle(lambda: self.evaluate(image))
         return loss
 
 

@@ -233,9 +233,9 @@ def test_a_picture_is_shown_small_and_a_missing_one_is_left_out(reported, tmp_pa
 
 
 def test_a_cell_that_throttled_or_shared_its_device_is_marked(reported, tmp_path):
-    page = reported(record([cell(telemetry={"throttled": ["sw_power_cap"], "shared": True}), cell(resolution="128")]))
+    page = reported(record([cell(telemetry={"throttled": ["hw_slowdown"], "shared": True}), cell(resolution="128")]))
     assert page.count("ok *") == (tmp_path / "out" / "summary.md").read_text().count("ok *") == 2
-    assert "throttled (sw_power_cap); shared with others" in page
+    assert "throttled (hw_slowdown); shared with others" in page
     assert "1 cell is marked *" in page
 
 

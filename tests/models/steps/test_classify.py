@@ -1,3 +1,4 @@
+import math
 import statistics
 import time
 
@@ -7,6 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from models.api import CLASSIFIERS
 from models.errors import InputError
+from models.steps import objectives
 from models.steps.classify import AUXILIARY_WEIGHT, LEARNING_RATE, classify, loss_of
 from models.workload import Workload, resolve
 
@@ -62,6 +64,24 @@ def test_googlenet_trains_its_auxiliary_heads_with_the_weight_of_the_paper():
     step._forward()
     step._backward()
     assert all(weight.grad is not None for weight in step._network.parameters())
+
+
+def test_training_removes_its_loss_scale_before_the_step_and_reports_lasting_overflow(monkeypatch):
+    monkeypatch.setattr("models.steps.classify.FLOAT16_LOSS_SCALE", 2.0**12)
+    monkeypatch.setitem(objectives._AUTOCAST, "float16", torch.bfloat16)  # whether the cpu has float16 or not
+    scaled, plain = (classify(workload("basic_cnn", "training", precision=one)) for one in ("float16", "bfloat16"))
+    for step in (scaled, plain):
+        step()
+    for one, other in zip(scaled.network.parameters(), plain.network.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7)
+    assert math.isfinite(scaled.loss())
+    for _ in range(2):
+        scaled._forward()
+        scaled._backward()
+        next(scaled.network.parameters()).grad[0] = math.inf
+        scaled._step()
+    assert math.isnan(scaled.loss())
+    assert all(weight.isfinite().all() for weight in scaled.network.parameters())
 
 
 def test_float16_training_undoes_its_loss_scale():

@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import weights
 from models.api import STRATEGIES as NAMES
@@ -112,6 +113,109 @@ def test_a_missing_compiler_is_reported_in_one_sentence(monkeypatch):
     objective = strategies.CompiledObjective(task_of(nin, 64, 64, torch.float32))
     with pytest.raises(Unsupported, match=r"torch\.compile does not work here .* use another --strategy"):
         objective(torch.rand(1, 3, 64, 64).requires_grad_())
+
+
+def chained(outer, inner):
+    outer.__cause__ = inner
+    return outer
+
+
+def compile_error(text, inner):
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    return chained(BackendCompilerFailed(text, inner, None), inner)
+
+
+class PTXASError(Exception):
+    """An error of Triton's assembler."""
+
+    __module__ = "triton.runtime.errors"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("Failed to find C compiler. Please specify via CC environment variable."), "Failed to find C comp"),
+        (compile_error("inductor", RuntimeError("Cannot find a working triton installation.")), "Cannot find a working"),
+        (compile_error("inductor", PTXASError("PTXAS error: Internal Triton PTX codegen error")), "PTXAS error"),
+        (PTXASError(), "PTXASError"),
+    ],
+)  # fmt: skip
+def test_a_missing_compiler_and_an_error_of_triton_are_reported_with_the_innermost_reason(error, reason, monkeypatch):
+    def compiler(function, dynamic):
+        def fails(image):
+            raise error
+
+        return fails
+
+    monkeypatch.setattr(strategies.torch, "compile", compiler)
+    objective = strategies.CompiledObjective(task_of(nin, 64, 64, torch.float32))
+    with pytest.raises(Unsupported, match=rf"torch\.compile does not work here \({reason}.* use another --strategy"):
+        objective(torch.rand(1, 3, 64, 64).requires_grad_())
+
+
+@pytest.mark.parametrize("memory_error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_lack_of_memory_while_compiling_is_no_error_of_the_compiler(memory_error, monkeypatch):
+    failed = compile_error("inductor", memory_error)
+
+    def compiler(function, dynamic):
+        def fails(image):
+            raise failed
+
+        return fails
+
+    monkeypatch.setattr(strategies.torch, "compile", compiler)
+    objective = strategies.CompiledObjective(task_of(nin, 64, 64, torch.float32))
+    with pytest.raises(type(failed)):
+        objective(torch.rand(1, 3, 64, 64).requires_grad_())
+
+
+class Products(TorchDispatchMode):
+    """Notes the types of all matrix products, and whether they may use TF32."""
+
+    def __init__(self):
+        super().__init__()
+        self.types, self.tf32 = set(), set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_):
+            self.types |= {one.dtype for one in args if isinstance(one, torch.Tensor)}
+            self.tf32.add(torch.backends.cuda.matmul.fp32_precision)
+        return func(*args, **(kwargs or {}))
+
+
+def products_of(strategy, precision):
+    task = dataclasses.replace(task_of(nin, 64, 64, torch.float32), precision=precision)
+    objective = STRATEGIES[strategy](task)
+    with Products() as products:
+        objective(task.style.clone().requires_grad_())
+    return products
+
+
+@pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - {"compiled"}))
+def test_gram_products_and_their_gradients_are_in_float32_in_every_strategy(strategy):
+    assert products_of(strategy, "bfloat16").types == {torch.float32}
+
+
+@pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - {"compiled"}))
+def test_gram_products_are_in_true_float32_under_tf32(strategy):
+    assert products_of(strategy, "tf32").tf32 == {"ieee"}
+
+
+def test_the_compiled_backward_pass_has_no_autocast(monkeypatch):
+    states = []
+
+    def compiler(function, dynamic):
+        def runs(image):
+            states.append((strategies.functorch_config.backward_pass_autocast, torch.is_autocast_enabled("cpu")))
+            return function(image)
+
+        return runs
+
+    monkeypatch.setattr(strategies.torch, "compile", compiler)
+    task = dataclasses.replace(task_of(nin, 64, 64, torch.float32), precision="bfloat16")
+    strategies.CompiledObjective(task)(task.style.clone().requires_grad_())
+    assert states[0] == ("off", True)
 
 
 def test_an_error_of_the_compiled_code_is_not_reported_as_one_of_the_compiler(monkeypatch):

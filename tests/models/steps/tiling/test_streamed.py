@@ -172,7 +172,7 @@ def test_bfloat16_deviates_from_float32_no_more_than_twice_as_much_as_plain():
 
 
 def test_the_loss_scale_of_float16_is_removed_from_the_gradient(monkeypatch):
-    monkeypatch.setattr("models.steps.tiling.streamed.loss_scale", lambda precision, pixels: 4096.0)
+    monkeypatch.setattr("models.steps.objectives.first_scale", lambda precision, pixels: 4096.0)
     assert deviations(task_of(nin(), 64, 64))[1] < 1e-12
 
 
