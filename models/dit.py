@@ -36,6 +36,7 @@ class DiT(Generator):
     latent_channels = LATENT_CHANNELS
     latent_px = 8
     factor_px = 8 * PATCH
+    convolutional = False
 
     def __init__(self, depth: int, width: int, heads: int) -> None:
         super().__init__()

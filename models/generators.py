@@ -26,12 +26,14 @@ class Generator(nn.Module):
         latent_channels: of the input.
         latent_px: 8 for the latents of Stable Diffusion's autoencoder; 1 for a model that works on pixels.
         factor_px: width and height of an image must be multiples of it.
+        convolutional: whether most of its work is convolutions, which the memory layout matters to.
         checkpointed: whether each block's activations are computed again in the backward pass, instead of stored.
     """
 
     latent_channels: int
     latent_px: int
     factor_px: int
+    convolutional: bool = True
     checkpointed: bool = False
 
     def conditions(self, batch: int, device: torch.device) -> tuple[Tensor, ...]:

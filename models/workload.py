@@ -72,7 +72,7 @@ class Workload:
         model: reference of the network's factory.
         device: torch's name of the device, `cpu` or `cuda:0`.
         width, height: of the image, in pixels.
-        mode: mode of a classifier's iteration, one of `api.MODES`; empty for other steps.
+        mode: what an iteration of a classifier or generator does, one of `api.MODES`; empty for other steps.
         size: size of a microbenchmark, in the unit of `models.microbenchmarks`; 0 for other steps.
         weights: `random`, `imagenet` or a path.
         content, style: paths of pictures; if empty, noise of the image's size.

@@ -110,7 +110,7 @@ class CompiledObjective(PlainObjective):
         try:
             loss = super().__call__(image)
         except Exception as error:
-            if _is_compiler_error(error):
+            if is_compiler_error(error):
                 reason = str(error).strip().splitlines()[0]
                 raise Unsupported(f"torch.compile does not work here ({reason}); use another --strategy") from error
             raise
@@ -118,8 +118,8 @@ class CompiledObjective(PlainObjective):
         return time.perf_counter() - start
 
 
-def _is_compiler_error(error: Exception) -> bool:
-    """Whether the error is the compiler's, not that of the compiled code."""
+def is_compiler_error(error: Exception) -> bool:
+    """Whether an error is the compiler's, not that of the compiled code."""
     return any(base.__module__.startswith(("torch._dynamo", "torch._inductor")) for base in type(error).__mro__)
 
 
