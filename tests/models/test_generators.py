@@ -8,9 +8,11 @@ from models.generators import check_weights, materialise
 from models.kl_decoder import kl_decoder, kl_decoder_s
 from models.residual import Downsampling, MiddleBlock, ResidualBlock, Upsampling
 from models.unet import unet, unet_s
+from tests.paths import ROOT
 
 CPU = torch.device("cpu")
 META = torch.device("meta")
+PAGE = (ROOT / "docs" / "generators.md").read_text()
 
 
 def with_weights(network, seed=0):
@@ -46,6 +48,10 @@ def test_a_network_has_the_parameters_and_flops_of_its_name(factory, parameters,
     with FlopCounterMode(display=False) as counter:
         output = network(latents, *network.conditions(1, META))
     assert counter.get_total_flops() / 2e9 == pytest.approx(multiply_adds, rel=2e-3)
+    (shown,) = (line.split("|") for line in PAGE.splitlines() if line.startswith(f"| `{factory.__name__}` |"))
+    assert shown[3].strip() == f"{parameters / 1e6:.1f} M"
+    assert shown[4].strip() == f"{counter.get_total_flops() / 1e9:.1f}"
+    assert shown[7].strip() == f"{network.factor_px} px"
     assert output.shape[2] == (256 if network.latent_px == 1 or "decoder" in factory.__name__ else 32)
 
 
