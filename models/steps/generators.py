@@ -148,6 +148,7 @@ class Forward(GeneratorStep):
         self._output: Tensor | None = None
 
     def _iterate(self) -> None:
+        self._output = None  # two outputs at a time would raise the peak
         with torch.inference_mode(), arithmetic(self._arithmetic, self._device.type):
             self._output = self._evaluate(self._latents, *self._conditions)
 
