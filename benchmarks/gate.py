@@ -166,7 +166,7 @@ def _check_comparable(bases: Sequence[RecordFile], head: RecordFile, allowed: Se
     for base in bases:
         for identity in set(base.cells) & set(head.cells):
             for key, option in COMPARED_OPTIONS.items():
-                values = [file.cells[identity].number(key) for file in (base, head)]
+                values = [file.cells[identity].facts.get(key) for file in (base, head)]
                 if None not in values and values[0] != values[1]:
                     raise InputError(
                         f"{cell_id(identity)} was recorded with {option}={values[0]} in {str(base.path)!r} and with"

@@ -92,6 +92,9 @@ MODES_OF_CATALOG = {
     "decoders": ("forward", "input"),
 }
 
+# Of the attention of generators; `auto` leaves the choice to torch.
+ATTENTION_KERNELS = ("auto", "flash", "efficient", "math")
+
 OPTIMIZERS = ("adam", "lbfgs")
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 STRATEGIES = ("plain", "channels_last", "checkpointed", "compiled", "tiled", "streamed", "fastest")
@@ -219,6 +222,15 @@ def generator_factor(model: str, weights_from: str) -> int:
     network = resolve(model)()
     check_weights(network, weights_from)
     return int(network.factor_px)
+
+
+def working_attention_kernels(device: str) -> list[str]:
+    """The attention kernels that run on a device, in any precision."""
+    import torch
+
+    from models.attention import runs_on
+
+    return [kernel for kernel in ATTENTION_KERNELS if runs_on(kernel, torch.device(device))]
 
 
 def iterations_until_settled(optimizer: str) -> int:

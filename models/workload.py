@@ -76,6 +76,7 @@ class Workload:
         size: size of a microbenchmark, in the unit of `models.microbenchmarks`; 0 for other steps.
         weights: `random`, `imagenet` or a path.
         content, style: paths of pictures; if empty, noise of the image's size.
+        attention: kernel of the attention of generators, one of `api.ATTENTION_KERNELS`.
         tile_px: side of the tiles, for strategies with tiles; 0 for the strategy's default.
         ranks: number of processes that share the work; torch.distributed knows the rank of each.
         iterations: total number at all sizes of a generated picture; 0 for steps without an end.
@@ -101,6 +102,7 @@ class Workload:
     ranks: int = 1
     iterations: int = 0
     unfinished: str = ""
+    attention: str = "auto"
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:

@@ -14,14 +14,16 @@ With a precision of 16 bits, weights and activations are stored in it in the mod
 that generate; in `training`, weights stay in float32 and layers run under autocast.
 """
 
+import contextlib
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from models.attention import attention_kernel
 from models.errors import InputError, Unsupported
 from models.generators import Generator, materialise
 from models.residual import lay_out_channels_last
@@ -68,7 +70,7 @@ class GeneratorStep(Step):
 
     def __init__(self, workload: Workload) -> None:
         self._device = torch.device(workload.device)
-        self._precision = workload.precision
+        self._precision, self._kernel = workload.precision, workload.attention
         self._network = self._loaded(workload)
         torch.manual_seed(workload.seed)
         shape = (workload.height, workload.width)
@@ -134,10 +136,15 @@ class GeneratorStep(Step):
         self.loss()  # waits for the device
         return time.perf_counter() - start
 
-    @property
-    def _arithmetic(self) -> str:
-        """The precision for float32 numbers: those of 16 bits are computed as they are stored."""
-        return "tf32" if self._precision == "tf32" else "float32"
+    @contextlib.contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Within the context, float32 numbers have the workload's precision, and attention its kernel.
+
+        Numbers of 16 bits are computed as they are stored.
+        """
+        precision = "tf32" if self._precision == "tf32" else "float32"
+        with arithmetic(precision, self._device.type), attention_kernel(self._kernel):
+            yield
 
 
 class Forward(GeneratorStep):
@@ -149,7 +156,7 @@ class Forward(GeneratorStep):
 
     def _iterate(self) -> None:
         self._output = None  # two outputs at a time would raise the peak
-        with torch.inference_mode(), arithmetic(self._arithmetic, self._device.type):
+        with torch.inference_mode(), self._computing():
             self._output = self._evaluate(self._latents, *self._conditions)
 
     def loss(self) -> float | None:
@@ -167,7 +174,7 @@ class InputGradient(GeneratorStep):
 
     def _iterate(self) -> None:
         self._latents.grad = None
-        with arithmetic(self._arithmetic, self._device.type):
+        with self._computing():
             output = self._evaluate(self._latents, *self._conditions)
             loss = output.float().square().mean()
             # The gradient of a mean is proportional to 1 / numbers, and would underflow float16.
@@ -207,13 +214,18 @@ class Training(GeneratorStep):
         del workload
         return torch.float32
 
+    @contextlib.contextmanager
+    def _computing(self) -> Iterator[None]:
+        with arithmetic(self._precision, self._device.type), attention_kernel(self._kernel):  # autocast, for 16 bits
+            yield
+
     def _iterate(self) -> None:
         self._forward()
         self._backward()
         self._step()
 
     def _forward(self) -> None:
-        with arithmetic(self._precision, self._device.type):
+        with self._computing():
             prediction = self._evaluate(self._latents, *self._conditions)
         # A DiT predicts the variance too, in further channels.
         self._loss_graph = mse_loss(prediction[:, : self._network.latent_channels].float(), self._noise)
@@ -221,7 +233,7 @@ class Training(GeneratorStep):
 
     def _backward(self) -> None:
         assert self._loss_graph is not None, "forward comes first"
-        with arithmetic(self._precision, self._device.type):
+        with self._computing():
             (self._loss_graph * self._scale).backward()
         self._loss_graph = None
 

@@ -68,8 +68,11 @@ def test_weights_that_are_no_numbers_end_as_invalid(suite, tmp_path):
         (["--model=kl_decoder", "--mode=training"], "model 'kl_decoder' has no mode 'training'; its modes: forward, i"),
         (["--denoising-steps=0"], "--denoising-steps: '0' is not a number of denoising steps"),
         (["--weights=imagenet"], "a generator has no ImageNet weights"),
+        (["--attention=efficient"], "device 'cpu' lacks the attention kernel 'efficient'; those that it has: auto, fl"),
+        (["--attention=flush"], "--attention: no attention kernel named 'flush'; there are: auto, efficient, flash, m"),
+        (["--attention=math", "--model=nin"], "no model of this run is a denoiser or decoder"),
     ],
-    ids=("resolution", "mode", "steps", "weights"),
+    ids=("resolution", "mode", "steps", "weights", "kernel", "no_kernel", "no_effect"),
 )
 def test_bad_input_is_reported_in_one_sentence_before_anything_runs(suite, options, sentence):
     assert sentence in sentence_of(suite.run(*FILES, "--benchmark-only", "--device=cpu", *options))

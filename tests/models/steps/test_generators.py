@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from models.api import DECODERS, DENOISERS, STRATEGIES
+from models.api import DECODERS, DENOISERS, STRATEGIES, working_attention_kernels
 from models.dit import DiT
 from models.errors import InputError, Unsupported
 from models.steps.generators import Forward, InputGradient, Training, decode, denoise
@@ -118,6 +118,21 @@ def test_compiled_computes_the_same_and_times_its_compilation():
         step()
     assert compiled.compile_seconds() > 0
     assert compiled.loss() == pytest.approx(plain.loss(), rel=1e-3)
+
+
+@pytest.mark.parametrize("kernel", ["flash", "math"])
+def test_attention_kernels_compute_the_same(kernel):
+    auto, named = (step_of("narrow_dit", "input", attention=one) for one in ("auto", kernel))
+    for step in (auto, named):
+        step()
+    assert named.loss() == pytest.approx(auto.loss(), rel=1e-5)
+    assert torch.allclose(named.latents.grad, auto.latents.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_a_kernel_that_the_cpu_lacks_is_refused_with_what_helps():
+    assert working_attention_kernels("cpu") == ["auto", "flash", "math"]
+    with pytest.raises(Unsupported, match="attention kernel 'efficient' does not take.*use --attention=auto"):
+        step_of("narrow_dit", "forward", attention="efficient")()
 
 
 def test_a_gradient_that_is_not_finite_makes_the_loss_no_number():
