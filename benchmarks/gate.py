@@ -33,7 +33,14 @@ from fixtures.comparing.verdicts import (
 from fixtures.formatting import markdown_table, table
 from fixtures.parsing import comma_separated, one_of, option_value, share
 from fixtures.records.cell_record import Identity, cell_id
-from fixtures.records.reader import COMPARED_FACTS, RecordFile, differences, option_differences, read_record
+from fixtures.records.reader import (
+    COMPARED_FACTS,
+    COMPARED_OPTIONS,
+    RecordFile,
+    differences,
+    option_differences,
+    read_record,
+)
 from models.errors import InputError
 
 PASS, REGRESSION, CANNOT_COMPARE, INCONCLUSIVE = 0, 1, 2, 3
@@ -191,6 +198,15 @@ def _check_comparable(bases: Sequence[RecordFile], head: RecordFile, allowed: Se
     _check_conditions(bases, head, allowed)
     if not any(set(base.cells) & set(head.cells) for base in bases):
         raise InputError(f"{str(head.path)!r} has no cell in common with what came before; measure the same ones")
+    for base in bases:
+        for identity in set(base.cells) & set(head.cells):
+            for key, option in COMPARED_OPTIONS.items():
+                values = [file.cells[identity].facts.get(key) for file in (base, head)]
+                if None not in values and values[0] != values[1]:
+                    raise InputError(
+                        f"{cell_id(identity)} was recorded with {option}={values[0]} in {str(base.path)!r} and with"
+                        f" {values[1]} in {str(head.path)!r}; measure both with the same value"
+                    )
     if "threads" in allowed:
         return
     for base in bases:

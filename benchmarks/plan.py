@@ -90,7 +90,7 @@ def _classifier_options(options: argparse.Namespace) -> ClassifierPlanOptions:
     return ClassifierPlanOptions(
         names,
         options.resolution or parsing.resolution(_CLASSIFIER_RESOLUTION),
-        options.mode or api.MODES,
+        options.mode or api.MODES_OF_CATALOG["classifiers"],
         options.batch or (1,),
         options.precision or ("float32",),
         options.memory,
@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of a style model (default: adam)",
     )
     add("--tile", default=0, type=argument_type(parsing.tile), help="side of a tile in pixels, or auto (default: auto)")
-    mode = parsing.one_of("mode", api.MODES)
+    mode = parsing.one_of("mode", api.MODES_OF_CATALOG["classifiers"])
     add("--mode", type=_list_of("--mode", mode), help="of classifiers: forward,training (default: both)")
     add("--batch", type=_list_of("--batch", parsing.count("batch")), help="of classifiers, e.g. 1,16,64 (default: 1)")
     ranks = parsing.count("number of ranks")

@@ -27,6 +27,8 @@ STEPS = {
     "style_forward_backward": "models.steps.style:StyleForwardBackward",
     "generation": "models.steps.generation:Generation",
     "classify": "models.steps.classify:classify",
+    "denoise": "models.steps.generators:denoise",
+    "decode": "models.steps.generators:decode",
     "input_pipeline": "models.steps.input_pipeline:PictureInput",
     "copy": "models.steps.device_limits:Copy",
     "matrix_product": "models.steps.device_limits:Product",
@@ -43,6 +45,8 @@ STEPS = {
 # Kind of work of the steps that are no style iterations. The kind of a user's step follows from its catalog of models.
 STEP_KINDS = {
     "classify": "classification",
+    "denoise": "denoise",
+    "decode": "decode",
     "data_parallel_training": "classification",
     "input_pipeline": "input",
     **dict.fromkeys(
@@ -67,8 +71,29 @@ CLASSIFIERS = {
     "vgg16": "models.classifiers:vgg16",
 }
 
-# Modes of a classifier's iteration, see `models/steps/classify.py`.
-MODES = ("forward", "training")
+# Today's generators: denoisers, and decoders of latents. Numbers of parameters are in `docs/generators.md`.
+DENOISERS = {
+    "dit_s2": "models.dit:dit_s2",
+    "dit_xl2": "models.dit:dit_xl2",
+    "unet": "models.unet:unet",
+    "unet_s": "models.unet:unet_s",
+}
+DECODERS = {
+    "kl_decoder": "models.kl_decoder:kl_decoder",
+    "kl_decoder_s": "models.kl_decoder:kl_decoder_s",
+}
+
+# What an iteration does, see `models/steps/classify.py` and `models/steps/generators.py`.
+MODES = ("forward", "input", "training")
+# The modes of each catalog of models; a style network has one kind of iteration, without a mode.
+MODES_OF_CATALOG = {
+    "classifiers": ("forward", "training"),
+    "denoisers": MODES,
+    "decoders": ("forward", "input"),
+}
+
+# Of the attention of generators; `auto` leaves the choice to torch.
+ATTENTION_KERNELS = ("auto", "flash", "efficient", "math")
 
 OPTIMIZERS = ("adam", "lbfgs")
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
@@ -186,6 +211,33 @@ def smallest_classifier_side(model: str, mode: str, batch: int, width_px: int, h
     if classifiers.accepts(network, mode, batch, width_px, height_px):
         return None
     return classifiers.smallest_side(network, mode, batch)
+
+
+def generator_factor(model: str, weights_from: str) -> int:
+    """The number of pixels that a generator's sides must be multiples of; also checks that its weights fit.
+
+    Args:
+        model: reference of the network's factory.
+        weights_from: `random` or a path.
+
+    Raises:
+        InputError: the weights cannot be loaded.
+    """
+    from models.generators import check_weights
+    from models.workload import resolve
+
+    network = resolve(model)()
+    check_weights(network, weights_from)
+    return int(network.factor_px)
+
+
+def working_attention_kernels(device: str) -> list[str]:
+    """The attention kernels that run on a device, in any precision."""
+    import torch
+
+    from models.attention import runs_on
+
+    return [kernel for kernel in ATTENTION_KERNELS if runs_on(kernel, torch.device(device))]
 
 
 def iterations_until_settled(optimizer: str) -> int:

@@ -1,6 +1,6 @@
 """Loading weights: seeded random ones, torchvision's ImageNet weights, or a file."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.error import URLError
 
@@ -30,29 +30,32 @@ def load(network: StyleNetwork, weights: str, device: torch.device, seed: int = 
         case "imagenet":
             state = _by_layer_name(layers, _download(network))
         case path:
-            state = _by_layer_name(layers, _read(Path(path)))
-    _check_shapes(layers, state, weights)
+            state = _by_layer_name(layers, read_state(Path(path)))
+    check_shapes(layers, state, weights)
     layers.load_state_dict({key: value.to(device) for key, value in state.items()}, assign=True)
     layers.requires_grad_(False).eval()
 
 
 def random_state(network: nn.Module, seed: int) -> dict[str, Tensor]:
-    """A state dict of seeded random weights for a network, which may be on the meta device.
+    """A state dict of seeded random weights for a network, which may be on the meta device."""
+    return dict(random_tensors(network, seed))
+
+
+def random_tensors(network: nn.Module, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """Key and value of each entry of `random_state`, drawn one by one.
 
     Variance as in He et al. 2015, equation 10: activations of a ReLU network keep their scale, so that float16 neither
     overflows nor underflows. Drawn on the CPU, so that every device gets the same numbers.
     """
     generator = torch.Generator().manual_seed(seed)
-    state = {}
     for key, expected in network.state_dict().items():
         if expected.dim() > 1:
             # In place: a copy of a classifier's largest weight would raise the peak memory.
-            state[key] = torch.randn(expected.shape, generator=generator).mul_((2.0 / expected[0].numel()) ** 0.5)
+            yield key, torch.randn(expected.shape, generator=generator).mul_((2.0 / expected[0].numel()) ** 0.5)
         elif key.endswith(("weight", "running_var")):  # of a normalisation layer: scale and variance start at 1
-            state[key] = torch.ones(expected.shape, dtype=expected.dtype)
+            yield key, torch.ones(expected.shape, dtype=expected.dtype)
         else:
-            state[key] = torch.zeros(expected.shape, dtype=expected.dtype)
-    return state
+            yield key, torch.zeros(expected.shape, dtype=expected.dtype)
 
 
 def _download(network: StyleNetwork) -> Mapping[str, Tensor]:
@@ -66,7 +69,12 @@ def _download(network: StyleNetwork) -> Mapping[str, Tensor]:
         ) from error
 
 
-def _read(path: Path) -> Mapping[str, Tensor]:
+def read_state(path: Path) -> Mapping[str, Tensor]:
+    """The state dict of a file.
+
+    Raises:
+        InputError: there is no such file, or it holds something else.
+    """
     remedy = "give a state dict saved as .pth or .safetensors"
     if not path.is_file():
         raise InputError(f"there is no weights file {str(path)!r}; {remedy}, or use --weights=random")
@@ -97,8 +105,13 @@ def _by_layer_name(layers: nn.Sequential, state: Mapping[str, Tensor]) -> dict[s
     return named
 
 
-def _check_shapes(layers: nn.Sequential, state: Mapping[str, Tensor], source: str) -> None:
-    for key, expected in layers.state_dict().items():
+def check_shapes(network: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Check that a state dict has every tensor of a network, in its shape.
+
+    Raises:
+        InputError: one is missing or has another shape.
+    """
+    for key, expected in network.state_dict().items():
         if key not in state:
             raise InputError(f"the weights {source!r} have no {key!r}; give weights of the requested model")
         tensor = state[key]

@@ -72,10 +72,11 @@ class Workload:
         model: reference of the network's factory.
         device: torch's name of the device, `cpu` or `cuda:0`.
         width, height: of the image, in pixels.
-        mode: mode of a classifier's iteration, one of `api.MODES`; empty for other steps.
+        mode: what an iteration of a classifier or generator does, one of `api.MODES`; empty for other steps.
         size: size of a microbenchmark, in the unit of `models.microbenchmarks`; 0 for other steps.
         weights: `random`, `imagenet` or a path.
         content, style: paths of pictures; if empty, noise of the image's size.
+        attention: kernel of the attention of generators, one of `api.ATTENTION_KERNELS`.
         tile_px: side of the tiles, for strategies with tiles; 0 for the strategy's default.
         ranks: number of processes that share the work; torch.distributed knows the rank of each.
         iterations: total number at all sizes of a generated picture; 0 for steps without an end.
@@ -101,6 +102,7 @@ class Workload:
     ranks: int = 1
     iterations: int = 0
     unfinished: str = ""
+    attention: str = "auto"
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:

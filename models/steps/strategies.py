@@ -113,8 +113,8 @@ class CompiledObjective(PlainObjective):
             with functorch_config.patch({"backward_pass_autocast": "off"}):
                 loss = super().__call__(image)
         except Exception as error:
-            if _is_compiler_error(error):
-                reason = _reason(error)
+            if is_compiler_error(error):
+                reason = compiler_reason(error)
                 raise Unsupported(f"torch.compile does not work here ({reason}); use another --strategy") from error
             raise
         float(loss)  # waits for the device
@@ -127,7 +127,7 @@ _COMPILERS = ("torch._dynamo", "torch._inductor", "torch._functorch", "triton")
 _COMPILER_TEXTS = ("c compiler", "c++ compiler", "triton")
 
 
-def _is_compiler_error(error: BaseException) -> bool:
+def is_compiler_error(error: BaseException) -> bool:
     """Whether the error is the compiler's, not that of the compiled code, nor lack of memory while it compiles."""
     chain = _chain(error)
     if any(isinstance(one, MemoryError | torch.OutOfMemoryError) for one in chain):
@@ -149,7 +149,7 @@ def _chain(error: BaseException) -> list[BaseException]:
     return chain
 
 
-def _reason(error: BaseException) -> str:
+def compiler_reason(error: BaseException) -> str:
     """The first line of the innermost error that has a text, else the name of its type."""
     chain = _chain(error)
     texts = [str(one).strip() for one in reversed(chain)]

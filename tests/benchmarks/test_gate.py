@@ -64,6 +64,13 @@ def test_without_a_measure_of_the_noise_a_drop_is_a_regression_beyond_20_percent
     assert files([cell()], [cell(median=0.0106)], options=["--inconclusive=fail"]) == 3
 
 
+def test_files_with_different_denoising_steps_are_not_compared(files, capsys):
+    base, head = ([cell("dit_s2", kind="denoise", denoising_steps=steps)] for steps in (28, 20))
+    assert files(base, base) == 0
+    assert files(base, head) == 2
+    assert "--denoising-steps=28 in" in capsys.readouterr().err
+
+
 def test_a_limit_beyond_20_percent_counts_as_it_is(files):
     assert files([cell()], [cell(median=0.013)], options=["--max-drop=30%"]) == 0
     assert files([cell()], [cell(median=0.015)], options=["--max-drop=30%"]) == 1

@@ -23,7 +23,7 @@ class NoStep:
         return None
 
 
-@pytest.mark.parametrize("key", sorted(set(api.STEPS) - {"classify"}))
+@pytest.mark.parametrize("key", sorted(set(api.STEPS) - {"classify", "denoise", "decode"}))
 def test_each_key_names_a_subclass_of_step(key):
     assert issubclass(resolve(api.STEPS[key]), Step)
 
