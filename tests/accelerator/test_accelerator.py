@@ -232,3 +232,22 @@ def test_a_memory_limit_on_a_device_without_memory_figures_is_one_sentence(suite
         "ERROR: --memory-limit cannot be kept on 'fake:1', which gives no memory figures;"
         " leave the option or the device out"
     ]
+
+
+def test_transfers_launches_and_classification_run_on_an_accelerator(suite):
+    run = suite()
+    done = run.run(
+        *("benchmarks/test_device_limits.py", "benchmarks/test_classification.py", "--benchmark-disable"),
+        *("--device=fake:1", "--model=basic_cnn", "--batch=1", "-k", "64KiB or 1calls or classification"),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = [(cell["benchmark"], cell["mode"]) for cell in run.recorded()["cells"] if cell["status"] == "ok"]
+    assert names == [
+        ("test_upload_pageable", ""),
+        ("test_upload_pinned", ""),
+        ("test_download_pageable", ""),
+        ("test_download_pinned", ""),
+        ("test_launch", ""),
+        ("test_classification", "forward"),
+        ("test_classification", "training"),
+    ]
