@@ -16,9 +16,9 @@ from fixtures.schema import Timing
 SIDES_PX = (64, 256, 512)
 # Where hidden synchronisations are looked for: a tiled strategy has several tiles.
 TRACED_SIDE_PX = 256
-_WARM = Timing(0.0, min_warmup_iterations=2, min_warmup_seconds=0.2)
+_WARM = Timing(0.0, min_warmup_iterations=3, min_warmup_seconds=0.0)
 _ROUNDS = 5
-_BATCHES = 3
+_BATCHES = 2
 # Clock rates of a device move by some percent from one second to the next. A clock that does not wait shows a small
 # part of the device's time, or it waits by accident.
 LEAST_SHARE = 0.8

@@ -82,15 +82,16 @@ def _ranks(subject: Subject, name: str, ranks: int) -> Iterator[Line]:
 
 
 def _telemetry(subject: Subject) -> Iterator[Line]:
-    watchers = Watchers(subject.addresses)
-    outcome = subject.runner(watch=watchers).run(subject.cell(_WATCHED_SIDE_PX), STEP, _WATCHED)
+    if not subject.addresses.get(subject.device):
+        yield not_here("telemetry", f"there is no source of telemetry for {subject.device}")
+        return
+    runner = subject.runner(watch=Watchers(subject.addresses))
+    outcome = runner.run(subject.cell(_WATCHED_SIDE_PX), STEP, _WATCHED)
     measurement_of(outcome)
     telemetry = outcome.telemetry or {}
     missing = telemetry["unavailable"]
-    if "telemetry" in missing:
-        # Without a source there is nothing to read; a source that gives no answer is a defect.
-        is_defect = bool(subject.addresses.get(subject.device))
-        yield Line("telemetry", "FAIL" if is_defect else "NOT HERE", missing["telemetry"])
+    if "telemetry" in missing or not telemetry["readings"]:
+        yield Line("telemetry", "FAIL", _reason(missing, "telemetry", "nvml", "card", default="nothing was read"))
         return
     clocks = {name: telemetry["sampled"][name] for name in _CLOCKS if name in telemetry["sampled"]}
     if not clocks:
