@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from benchmarks import selfcheck
-from benchmarks.checks import clock
+from benchmarks.checks import clock, limits, surroundings
 from fixtures.runner.launchers import ForkServer, import_path
 from models import api
 from tests.fake_accelerator import fake_accelerator_backend
@@ -81,8 +81,7 @@ def test_a_cpu_passes_and_the_page_says_how_long_each_section_took(check, tmp_pa
     assert by_name == {
         "plain float32": "PASS",
         "tiled float32": "PASS",
-        "plain tf32": "NOT HERE",
-        "tiled tf32": "NOT HERE",
+        "every strategy tf32": "NOT HERE",
         "no synchronisation in an iteration": "NOT HERE",
         "wall against device time": "NOT HERE",
         "out of memory, plain": "PASS",
@@ -93,7 +92,7 @@ def test_a_cpu_passes_and_the_page_says_how_long_each_section_took(check, tmp_pa
     page = (tmp_path / "selfcheck.md").read_text()
     assert page.startswith("# Self-check of cpu (")
     assert re.findall(r"^## (\w+), [\d.]+ s$", page, re.MULTILINE) == ["exactness", "clock", "memory"]
-    assert "| NOT HERE | plain tf32 | tf32 is a format of NVIDIA tensor cores" in page
+    assert "| NOT HERE | every strategy tf32 | tf32 is a format of NVIDIA tensor cores" in page
 
 
 def test_an_accelerator_passes(check, fake, monkeypatch):
@@ -141,6 +140,33 @@ def test_an_out_of_memory_text_that_is_not_known_fails(check, fake, device):
     line = lines["out of memory, plain"]
     assert line["verdict"] == "FAIL"
     assert "the arena has no room left" in line["text"]
+
+
+def test_a_card_far_below_its_data_sheet_fails_and_an_unknown_one_gets_no_verdict(check, monkeypatch, tmp_path):
+    options = ("--only=limits", "--precision=float32")
+    monkeypatch.setattr(limits, "_rate", lambda *_: 1e12)
+    status, lines, _ = check("small", *options)
+    assert status == 0
+    assert verdicts(lines) == {"copy bandwidth": "NOT HERE", "matrix product float32": "NOT HERE"}
+    assert "so there is no verdict" in lines["copy bandwidth"]["text"]
+
+    (cpu, *_) = json.loads((tmp_path / "selfcheck.json").read_text())["machine"]["devices"]
+    monkeypatch.setitem(limits.CARDS, cpu["model"], limits.Card(10_000, 1.0, 1.0, 1.0, "a data sheet"))
+    status, lines, _ = check("small", *options)
+    assert status == 1
+    assert verdicts(lines) == {"copy bandwidth": "FAIL", "matrix product float32": "PASS"}
+    assert "10% of" in lines["copy bandwidth"]["text"]
+
+
+@pytest.mark.slow
+def test_ranks_meet_telemetry_is_read_and_a_cell_is_compared_with_itself(check, monkeypatch):
+    monkeypatch.setattr(surroundings, "_COMPARED_SECONDS", 3.0)
+    _, lines, _ = check("small", "--only=limits,ranks,telemetry,comparison", "--precision=float32")
+    assert lines["1 rank"]["verdict"] == "PASS"
+    assert lines["1 rank"]["text"].startswith("through gloo")
+    assert set(lines) >= {"copy bandwidth", "clock", "energy", "reasons for a lower clock"}
+    # In three seconds, on a machine that other tests use.
+    assert lines["a cell against itself"]["text"].startswith(("unchanged", "inconclusive"))
 
 
 @pytest.mark.parametrize(
