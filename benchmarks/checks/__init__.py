@@ -1,0 +1,1 @@
+"""The sections of `benchmarks.selfcheck`, one module for each subject."""
