@@ -249,6 +249,7 @@ def test_a_memory_limit_on_a_device_without_memory_figures_is_one_sentence(suite
     ]
 
 
+@pytest.mark.slow
 def test_transfers_launches_and_classification_run_on_an_accelerator(suite):
     run = suite()
     done = run.run(
