@@ -122,6 +122,7 @@ def _verdicts(options: argparse.Namespace) -> tuple[Mapping[str, Mapping[str, An
 
 def _history(options: argparse.Namespace) -> list[str]:
     files = [read_record(path) for path in options.files]
+    _check_conditions(files[:-1], files[-1], () if options.allow is None else _allowed(options.allow))
     steps = steps_of(files)
     lines = table([HISTORY_HEADER, *(step.texts() for step in steps)]) if steps else []
     cells = len({identity for file in files for identity in file.cells})
@@ -144,6 +145,8 @@ def _allowed(given: Sequence[str]) -> tuple[str, ...]:
 
 def _recorded(record: RecordFile) -> Mapping[str, Mapping[str, Any]]:
     verdicts: dict[str, Mapping[str, Any]] = {cell.id: cell.facts for cell in record.cells.values() if cell.verdict}
+    for identity, facts in verdicts.items():
+        _check_pairs(record, identity, facts["comparison"])
     for name in record.header.get("against", {}).get("missing_models", ()):
         verdicts[f"model {name}"] = missing_model(name)
     if not verdicts:
@@ -153,7 +156,16 @@ def _recorded(record: RecordFile) -> Mapping[str, Mapping[str, Any]]:
     return verdicts
 
 
-def _check_comparable(bases: Sequence[RecordFile], head: RecordFile, allowed: Sequence[str]) -> None:
+def _check_pairs(record: RecordFile, cell: str, comparison: Mapping[str, Any]) -> None:
+    """A verdict rests on its pairs; files from before they were recorded name no unit."""
+    if "unit" in comparison and len(comparison.get("pair_values", ())) != comparison["pairs"]:
+        raise InputError(
+            f"{cell} in {str(record.path)!r} has {len(comparison.get('pair_values', ()))} of its {comparison['pairs']}"
+            " pairs, so that its verdict has nothing to rest on; measure it again"
+        )
+
+
+def _check_conditions(bases: Sequence[RecordFile], head: RecordFile, allowed: Sequence[str]) -> None:
     for base in bases:
         different = differences(base.machine, head.machine, allowed)
         if different:
@@ -161,6 +173,10 @@ def _check_comparable(bases: Sequence[RecordFile], head: RecordFile, allowed: Se
                 f"{str(base.path)!r} and {str(head.path)!r} were not measured under the same conditions:"
                 f" {'; '.join(different)}; accept one with --allow=NAME"
             )
+
+
+def _check_comparable(bases: Sequence[RecordFile], head: RecordFile, allowed: Sequence[str]) -> None:
+    _check_conditions(bases, head, allowed)
     if not any(set(base.cells) & set(head.cells) for base in bases):
         raise InputError(f"{str(head.path)!r} has no cell in common with what came before; measure the same ones")
     for base in bases:

@@ -296,6 +296,25 @@ def test_a_record_of_a_side_by_side_run_is_judged_by_its_verdicts(files, capsys)
     assert "had no --against" in capsys.readouterr().err
 
 
+def test_a_verdict_whose_pairs_are_missing_is_not_given(files, capsys):
+    comparison = {"reason": "none fell", "baseline": {"status": "ok"}, "candidate": {"status": "ok"}}
+    comparison |= {
+        "pairs": 2,
+        "unit": "worker_pair",
+        "pair_values": [{"log_ratio": 0.0, "worker_pair": 0, "server": 0}],
+    }
+    assert files([cell(verdict="unchanged", comparison=comparison)]) == 2
+    error = capsys.readouterr().err
+    assert "has 1 of its 2 pairs" in error
+    assert error.count("\n") == 1
+
+
+def test_a_history_of_several_machines_has_no_steps(files, capsys):
+    other = MACHINE | {"torch": "2.11.0"}
+    assert files(*[[cell()]] * 4, options=["--history"], machine_of_head=other) == 2
+    assert "torch 2.15.0 and 2.11.0" in capsys.readouterr().err
+
+
 def test_markdown_and_annotations_name_the_cell(files, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     files([cell()], [cell(median=0.02)], options=[f"--markdown={tmp_path / 'summary.md'}"])
