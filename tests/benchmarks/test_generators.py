@@ -40,6 +40,7 @@ def test_denoisers_and_decoders_have_tables_rates_and_kinds(suite):
     assert "decodes/min" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_training_lowers_the_loss_and_a_strategy_that_does_not_apply_is_skipped_with_its_reason(suite):
     done = suite.run(FILES[0], *SMALL, "--model=unet_s", "--mode=training,forward", "--strategy=checkpointed")
     assert done.returncode == 0, done.stdout + done.stderr
