@@ -46,7 +46,8 @@ def matrix(suite, tmp_path_factory):
     log = tmp_path_factory.mktemp("log") / "initialised"
     run = suite(FAKE_LOG=str(log))
     done = run.run(
-        *STYLE, "--device=cpu,fake:0,fake:1", "--model=tiny,nin", "--resolution=48,64", "--benchmark-disable"
+        *(*STYLE, "--benchmark-disable", "-p", "odd_models"),
+        *("--device=cpu,fake:0,fake:1", "--model=looks,tiny", "--resolution=48,64"),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return run, log.read_text().split()
@@ -234,11 +235,19 @@ def test_a_memory_limit_on_a_device_without_memory_figures_is_one_sentence(suite
     ]
 
 
+@pytest.mark.slow
 def test_transfers_launches_and_classification_run_on_an_accelerator(suite):
     run = suite()
     done = run.run(
         *("benchmarks/test_device_limits.py", "benchmarks/test_classification.py", "--benchmark-disable"),
-        *("--device=fake:1", "--model=basic_cnn", "--batch=1", "-k", "64KiB or 1calls or classification"),
+        *(
+            "--device=fake:1",
+            "--model=basic_cnn",
+            "--resolution=64",
+            "--batch=1",
+            "-k",
+            "64KiB or 1calls or classification",
+        ),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     names = [(cell["benchmark"], cell["mode"]) for cell in run.recorded()["cells"] if cell["status"] == "ok"]

@@ -30,12 +30,15 @@
 
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <fstream>
 #include <map>
 #include <mutex>
 #include <set>
 #include <sstream>
+#include <string>
 #include <thread>
+#include <vector>
 
 namespace {
 
@@ -344,7 +347,9 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::Stream getDefaultStream(Device device) const override { return getStream(device); }
   c10::Stream exchangeStream(c10::Stream stream) const override { return getStream(stream.device()); }
   DeviceIndex deviceCount() const noexcept override { return static_cast<DeviceIndex>(configured().devices); }
+#if __has_include(<c10/core/DeviceCapability.h>)
   c10::DeviceCapability getDeviceCapability(Device) const override { return c10::DeviceCapability(); }
+#endif
   bool queryStream(const c10::Stream& stream) const override {
     return states[stream.device_index()].busy_until <= Clock::now();
   }
