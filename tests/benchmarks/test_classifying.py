@@ -71,14 +71,13 @@ def test_on_cpu_large_batches_run_only_on_request(suite):
         (["--batch=0"], "'0' is not a batch"),
         (["--mode=dream"], "no mode named 'dream'; there are: forward, input, training"),
         (["--mode=training", "--model=vgg19"], "model 'vgg19' has no mode 'training'"),
-        (["--mode=input"], "no model of this run has the mode 'input'; there are: forward, training"),
         (["--model=vgg91"], "no model named 'vgg91'; there are: alexnet, basic_cnn"),
         (["--resolution=31", "--model=vgg16"], "the smallest side that works is 32"),
         (["--resolution=32", "--model=resnet50", "--batch=1"], "in mode 'training' with batch 1"),
         (["--dataset-images=0"], "--dataset-images: '0' is not a number of images"),
         (["--epochs="], "--epochs: '' is not a number of epochs"),
     ],
-    ids=("batch", "mode", "lacking_mode", "mode_of_others", "model", "resolution", "normalisation", "images", "epochs"),
+    ids=("batch", "mode", "lacking_mode", "model", "resolution", "normalisation", "images", "epochs"),
 )
 def test_bad_input_is_reported_in_one_sentence_before_anything_runs(suite, options, sentence):
     done = run(suite, "--benchmark-only", *options)

@@ -80,6 +80,11 @@ def test_bad_input_is_reported_in_one_sentence_before_anything_runs(suite, optio
     assert not suite.record.exists()
 
 
+def test_a_mode_that_no_model_of_the_run_has_is_reported_in_one_sentence(suite):
+    done = suite.run(FILES[1], "--benchmark-only", "--device=cpu", "--mode=training")
+    assert "no model of this run has the mode 'training'; there are: forward, input" in sentence_of(done)
+
+
 @pytest.mark.parametrize(
     ("resolution", "sides", "nearest"),
     [
