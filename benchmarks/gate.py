@@ -11,16 +11,15 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks import cli
 from fixtures.comparing.between_runs import CalibratedCell, read_calibration
-from fixtures.comparing.file_comparison import WHOLE_RUN, LimitsOf, compare_files
+from fixtures.comparing.file_comparison import WHOLE_RUN, compare_files
 from fixtures.comparing.history import HEADER as HISTORY_HEADER
 from fixtures.comparing.history import steps_of
-from fixtures.comparing.limits import Limits, largest_floor, read_floors
+from fixtures.comparing.limits import Limits, RunLimits, read_floors
 from fixtures.comparing.verdicts import (
     COMPARED_HEADER,
     FAILING,
@@ -32,7 +31,7 @@ from fixtures.comparing.verdicts import (
 )
 from fixtures.formatting import markdown_table, table
 from fixtures.parsing import comma_separated, one_of, option_value, share
-from fixtures.records.cell_record import Identity, cell_id
+from fixtures.records.cell_record import cell_id
 from fixtures.records.reader import (
     COMPARED_FACTS,
     COMPARED_OPTIONS,
@@ -116,12 +115,11 @@ def _verdicts(options: argparse.Namespace) -> tuple[Mapping[str, Mapping[str, An
         option_value("--max-drop", options.max_drop, share),
         option_value("--max-memory-growth", options.max_memory_growth, share),
     )
-    limits_of = _limits_of(limits)
     if not bases:
         return _recorded(head), [f"side by side against {head.header.get('against', {}).get('asked', 'a baseline')}"]
     _check_comparable(bases, head, () if options.allow is None else _allowed(options.allow))
     calibrated, notes = _calibrated(options.calibration, head)
-    compared = compare_files(bases, head, limits_of, calibrated, limits.max_drop)
+    compared = compare_files(bases, head, RunLimits(limits, read_floors(Path("pyproject.toml"))), calibrated)
     if compared.run is not None and WHOLE_RUN not in compared.verdicts:
         notes = [*notes, f"{WHOLE_RUN}: {readable_ratio(compared.run['comparison'])}, taken out of the cells' ratios"]
     return compared.verdicts, notes
@@ -134,16 +132,6 @@ def _history(options: argparse.Namespace) -> list[str]:
     lines = table([HISTORY_HEADER, *(step.texts() for step in steps)]) if steps else []
     cells = len({identity for file in files for identity in file.cells})
     return [*lines, f"{len(steps)} step(s) in {len(files)} files of {cells} cell(s)"]
-
-
-def _limits_of(limits: Limits) -> LimitsOf:
-    floors = read_floors(Path("pyproject.toml"))
-
-    def limits_of(identity: Identity) -> Limits:
-        inner = cell_id(identity).partition("[")[2].removesuffix("]")
-        return replace(limits, max_drop=max(limits.max_drop, largest_floor(floors, inner)))
-
-    return limits_of
 
 
 def _allowed(given: Sequence[str]) -> tuple[str, ...]:
@@ -198,25 +186,22 @@ def _check_comparable(bases: Sequence[RecordFile], head: RecordFile, allowed: Se
     _check_conditions(bases, head, allowed)
     if not any(set(base.cells) & set(head.cells) for base in bases):
         raise InputError(f"{str(head.path)!r} has no cell in common with what came before; measure the same ones")
+    for key, option in COMPARED_OPTIONS.items():
+        text = f"was recorded with {option}={{}} in {{}} and with {{}} in {{}}; measure both with the same value"
+        _check_equal(bases, head, key, text)
+    if "threads" not in allowed:
+        text = "ran with {} thread(s) in {} and with {} in {}; measure both alike, or accept it with --allow=threads"
+        _check_equal(bases, head, "threads", text)
+
+
+def _check_equal(bases: Sequence[RecordFile], head: RecordFile, key: str, text: str) -> None:
+    """Raise an InputError for a cell of two files with different values of a key, where both have one."""
     for base in bases:
         for identity in set(base.cells) & set(head.cells):
-            for key, option in COMPARED_OPTIONS.items():
-                values = [file.cells[identity].facts.get(key) for file in (base, head)]
-                if None not in values and values[0] != values[1]:
-                    raise InputError(
-                        f"{cell_id(identity)} was recorded with {option}={values[0]} in {str(base.path)!r} and with"
-                        f" {values[1]} in {str(head.path)!r}; measure both with the same value"
-                    )
-    if "threads" in allowed:
-        return
-    for base in bases:
-        for identity in set(base.cells) & set(head.cells):
-            used = [file.cells[identity].threads for file in (base, head)]
-            if None not in used and used[0] != used[1]:
-                raise InputError(
-                    f"{cell_id(identity)} ran with {used[0]} thread(s) in {str(base.path)!r} and with {used[1]} in"
-                    f" {str(head.path)!r}; measure both alike, or accept it with --allow=threads"
-                )
+            before, now = (file.cells[identity].facts.get(key) for file in (base, head))
+            if None not in (before, now) and before != now:
+                explained_text = text.format(before, repr(str(base.path)), now, repr(str(head.path)))
+                raise InputError(f"{cell_id(identity)} {explained_text}")
 
 
 def _calibrated(given: Path | None, head: RecordFile) -> tuple[list[CalibratedCell], list[str]]:

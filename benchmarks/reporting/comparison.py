@@ -17,7 +17,7 @@ from benchmarks.reporting.data import Machine, ReportData, commit_of
 from benchmarks.reporting.plotting import BLUE, GREEN, GRID, MUTED, VERMILLION, canvas, is_narrow, legend_below, look
 from benchmarks.reporting.sections import Chart, Datum, Row, Section, Table, number, word
 from fixtures.comparing.file_comparison import compare_files
-from fixtures.comparing.limits import Limits, largest_floor, read_floors
+from fixtures.comparing.limits import RunLimits, read_floors
 from fixtures.comparing.verdicts import COMPARED_HEADER, FAILING, compared_row
 from fixtures.records.cell_record import IDENTITY, CellRecord, Identity, cell_id
 from fixtures.records.reader import RecordFile, differences
@@ -126,14 +126,8 @@ def _requested(file: RecordFile) -> list[Any]:
 
 
 def _verdicts(bases: Sequence[RecordFile], head: RecordFile) -> dict[Identity, tuple[str, Mapping[str, Any]]]:
-    floors = read_floors(Path("pyproject.toml"))
-
-    def limits_of(identity: Identity) -> Limits:
-        inner = cell_id(identity).partition("[")[2].removesuffix("]")
-        limits = Limits()
-        return dataclasses.replace(limits, max_drop=max(limits.max_drop, largest_floor(floors, inner)))
-
-    by_name = compare_files(bases, head, limits_of).cells
+    limits = RunLimits(floors=read_floors(Path("pyproject.toml")))
+    by_name = compare_files(bases, head, limits).cells
     identities = {cell_id(identity): identity for file in (*bases, head) for identity in file.cells}
     return {
         identities[name]: (name, details)
