@@ -225,7 +225,8 @@ class Calibration:
         """The table, and what follows from it."""
         content, settings = self._content, self._settings
         same, added = content["same"], content["added"]
-        lines = table([HEADER, *(row.texts() for row in self._rows())])
+        rows = self._rows()
+        lines = table([HEADER, *(row.texts() for row in rows)])
         if same:
             if components := variance_components(same):
                 lines.append(str(components))
@@ -241,7 +242,7 @@ class Calibration:
                     f"extra work meant to be {drop * 100:g} % was {achieved * 100:.2f} %: content {really},"
                     f" by shifting {shifted}"
                 )
-        best = smallest_drop(self._rows(), "side by side")
+        best = smallest_drop(rows, "side by side")
         trusted = "none of those tried" if best is None else f"{best * 100:g} %"
         lines.append(f"smallest drop that side by side gates at 1 % false alarms and 90 % power: {trusted}")
         files = resolved_by_files(self._plain_medians())

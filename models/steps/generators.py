@@ -15,7 +15,6 @@ that generate; in `training`, weights stay in float32 and layers run under autoc
 """
 
 import contextlib
-import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 
@@ -27,9 +26,9 @@ from models.attention import attention_kernel
 from models.errors import InputError, Unsupported
 from models.generators import Generator, materialise
 from models.residual import lay_out_channels_last
+from models.steps.compilation import Compilation
 from models.steps.loss_scale import first_scale
 from models.steps.objectives import arithmetic
-from models.steps.strategies import compiler_reason, is_compiler_error
 from models.workload import Step, Workload, resolve
 
 # Of the two papers. With random weights a larger rate diverges.
@@ -84,8 +83,7 @@ class GeneratorStep(Step):
         self._evaluate: Callable[..., Tensor] = self._network
         if workload.strategy == "compiled":
             self._evaluate = torch.compile(self._network, dynamic=False)
-        self._compiles = workload.strategy == "compiled"
-        self._compile_seconds: float | None = None
+        self._compilation = Compilation() if workload.strategy == "compiled" else None
 
     @property
     def network(self) -> Generator:
@@ -96,14 +94,12 @@ class GeneratorStep(Step):
         return self._latents
 
     def __call__(self) -> None:
-        if self._compiles and self._compile_seconds is None:
-            # The first call compiles; what it takes longer than the second one is the time for that.
-            first, second = (self._timed() for _ in range(2))
-            self._compile_seconds = max(0.0, first - second)
+        if self._compilation is not None:
+            self._compilation.finish(self._run_first)
         self._iterate()
 
     def compile_seconds(self) -> float | None:
-        return self._compile_seconds
+        return None if self._compilation is None else self._compilation.seconds
 
     @abstractmethod
     def _iterate(self) -> None:
@@ -125,17 +121,9 @@ class GeneratorStep(Step):
             lay_out_channels_last(network)
         return network
 
-    def _timed(self) -> float:
-        start = time.perf_counter()
-        try:
-            self._iterate()
-        except Exception as error:
-            if is_compiler_error(error):
-                reason = compiler_reason(error)
-                raise Unsupported(f"torch.compile does not work here ({reason}); use another --strategy") from error
-            raise
+    def _run_first(self) -> None:
+        self._iterate()
         self.loss()  # waits for the device
-        return time.perf_counter() - start
 
     @contextlib.contextmanager
     def _computing(self) -> Iterator[None]:

@@ -15,7 +15,6 @@ bfloat16 `fastest` reached 2.85 times the speed of `plain` in float32. Not in `f
 strategy, because it needs a compiler and half a minute before the first iteration; CUDA graphs, not yet measured.
 """
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,8 +23,8 @@ from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 from torch.utils.checkpoint import checkpoint
 
-from models.errors import Unsupported
 from models.network import StyleNetwork, smallest_side
+from models.steps.compilation import Compilation
 from models.steps.malloc import keep_freed_memory
 from models.steps.objectives import Objective, PlainObjective, StyleTask, lay_out_channels_last
 from models.steps.tiling.blocks import blocks_of
@@ -92,68 +91,23 @@ class CompiledObjective(PlainObjective):
     def __init__(self, task: StyleTask) -> None:
         super().__init__(task)
         self._compiled = torch.compile(super().loss, dynamic=False)
-        self._compile_seconds: float | None = None
+        self._compilation = Compilation()
 
     def __call__(self, image: Tensor) -> Tensor:
-        if self._compile_seconds is None:
-            first, second = (self._timed(image) for _ in range(2))
-            self._compile_seconds = max(0.0, first - second)
+        self._compilation.finish(lambda: self._run_first(image))
         return super().__call__(image)
 
     def compile_seconds(self) -> float | None:
-        return self._compile_seconds
+        return self._compilation.seconds
 
     def loss(self, image: Tensor) -> Tensor:
         return self._compiled(image)
 
-    def _timed(self, image: Tensor) -> float:
-        start = time.perf_counter()
-        try:
-            # Autocast is on in the forward pass, and would be in the compiled backward pass as well.
-            with functorch_config.patch({"backward_pass_autocast": "off"}):
-                loss = super().__call__(image)
-        except Exception as error:
-            if is_compiler_error(error):
-                reason = compiler_reason(error)
-                raise Unsupported(f"torch.compile does not work here ({reason}); use another --strategy") from error
-            raise
+    def _run_first(self, image: Tensor) -> None:
+        # Autocast is on in the forward pass, and would be in the compiled backward pass as well.
+        with functorch_config.patch({"backward_pass_autocast": "off"}):
+            loss = super().__call__(image)
         float(loss)  # waits for the device
-        return time.perf_counter() - start
-
-
-# Modules of exceptions that only compilers raise. Triton builds its launcher with a C compiler, and says in a plain
-# RuntimeError that there is none.
-_COMPILERS = ("torch._dynamo", "torch._inductor", "torch._functorch", "triton")
-_COMPILER_TEXTS = ("c compiler", "c++ compiler", "triton")
-
-
-def is_compiler_error(error: BaseException) -> bool:
-    """Whether the error is the compiler's, not that of the compiled code, nor lack of memory while it compiles."""
-    chain = _chain(error)
-    if any(isinstance(one, MemoryError | torch.OutOfMemoryError) for one in chain):
-        return False
-    types = {base for one in chain for base in type(one).__mro__}
-    return any(kind.__module__.startswith(_COMPILERS) for kind in types) or any(
-        text in str(one).lower() for one in chain if type(one) is RuntimeError for text in _COMPILER_TEXTS
-    )
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    """The error, and those that caused it."""
-    chain: list[BaseException] = []
-    current: BaseException | None = error
-    while current is not None and current not in chain:
-        chain.append(current)
-        # What torch's compiler wraps a backend's error in keeps it in an attribute.
-        current = getattr(current, "inner_exception", None) or current.__cause__
-    return chain
-
-
-def compiler_reason(error: BaseException) -> str:
-    """The first line of the innermost error that has a text, else the name of its type."""
-    chain = _chain(error)
-    texts = [str(one).strip() for one in reversed(chain)]
-    return next((text.splitlines()[0] for text in texts if text), type(chain[-1]).__name__)
 
 
 class FastestObjective(ChannelsLastObjective):

@@ -100,16 +100,23 @@ def test_compile_time_is_measured_apart_from_the_iteration(monkeypatch):
     assert 0.1 < objective.compile_seconds() < 0.6
 
 
-def test_a_missing_compiler_is_reported_in_one_sentence(monkeypatch):
-    def compiler(function, dynamic):
+@pytest.fixture
+def fail_to_compile(monkeypatch):
+    """Lets compiled code raise an error when it is first run."""
+
+    def fail_to_compile(error):
         def fails(image):
-            from torch._inductor.exc import InvalidCxxCompiler
+            raise error
 
-            raise InvalidCxxCompiler
+        monkeypatch.setattr(strategies.torch, "compile", lambda function, dynamic: fails)
 
-        return fails
+    return fail_to_compile
 
-    monkeypatch.setattr(strategies.torch, "compile", compiler)
+
+def test_a_missing_compiler_is_reported_in_one_sentence(fail_to_compile):
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    fail_to_compile(InvalidCxxCompiler())
     objective = strategies.CompiledObjective(task_of(nin, 64, 64, torch.float32))
     with pytest.raises(Unsupported, match=r"torch\.compile does not work here .* use another --strategy"):
         objective(torch.rand(1, 3, 64, 64).requires_grad_())
@@ -141,30 +148,19 @@ class PTXASError(Exception):
         (PTXASError(), "PTXASError"),
     ],
 )  # fmt: skip
-def test_a_missing_compiler_and_an_error_of_triton_are_reported_with_the_innermost_reason(error, reason, monkeypatch):
-    def compiler(function, dynamic):
-        def fails(image):
-            raise error
-
-        return fails
-
-    monkeypatch.setattr(strategies.torch, "compile", compiler)
+def test_a_missing_compiler_and_an_error_of_triton_are_reported_with_the_innermost_reason(
+    error, reason, fail_to_compile
+):
+    fail_to_compile(error)
     objective = strategies.CompiledObjective(task_of(nin, 64, 64, torch.float32))
     with pytest.raises(Unsupported, match=rf"torch\.compile does not work here \({reason}.* use another --strategy"):
         objective(torch.rand(1, 3, 64, 64).requires_grad_())
 
 
 @pytest.mark.parametrize("memory_error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
-def test_lack_of_memory_while_compiling_is_no_error_of_the_compiler(memory_error, monkeypatch):
+def test_lack_of_memory_while_compiling_is_no_error_of_the_compiler(memory_error, fail_to_compile):
     failed = compile_error("inductor", memory_error)
-
-    def compiler(function, dynamic):
-        def fails(image):
-            raise failed
-
-        return fails
-
-    monkeypatch.setattr(strategies.torch, "compile", compiler)
+    fail_to_compile(failed)
     objective = strategies.CompiledObjective(task_of(nin, 64, 64, torch.float32))
     with pytest.raises(type(failed)):
         objective(torch.rand(1, 3, 64, 64).requires_grad_())
