@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fixtures.options import PICTURES
+from fixtures.options import OWN_INPUTS
 from fixtures.progress.events import ProgressCallback, ignore_progress
 from fixtures.runner.cell_runner import Runner
 from fixtures.runner.launchers import Launcher
@@ -107,12 +107,11 @@ class Subject:
         self, factories: Mapping[str, str] | None = None, low_noise: bool = False, watch: Watcher = unwatched
     ) -> Runner:
         """Runs cells on the suite's own pictures and with random weights: those of the model, or of these factories."""
-        inputs = {"weights": "random", **{name: str(PICTURES / f"{name}.jpg") for name in ("content", "style")}}
         factories = {self.model: self.factory} if factories is None else factories
         return Runner(
             self.launcher,
             factories,
-            inputs,
+            OWN_INPUTS,
             CELL_SECONDS,
             None,
             low_noise=low_noise,
