@@ -18,7 +18,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ from fixtures.schema import Cell, strict_json, write_atomically
 from models import api
 from models.errors import InputError
 
+_SIDE_BY_SIDE, _FILES = _GATES = ("side-by-side", "files")
 _TIMEOUT_SECONDS = 600.0
 _QUESTION_SECONDS = 300.0
 # So many trials with extra work check the shifting of values.
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chance = random.Random()  # noqa: S311 - a coin, no secret
         trials = TrialRunner(runner, servers, calibration.cell, *lengths, chance, progress)
         try:
-            calibration.go_on(trials, 60 * options.minutes, say)
+            calibration.go_on(trials, options.gates, 60 * options.minutes, say)
         except KeyboardInterrupt:
             say("\ninterrupted; the same command goes on from here")
             print("\n".join(calibration.report()))
@@ -115,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", default="nin", help=f"any of {', '.join(sorted(api.STYLE_NETWORKS))} (default: nin)")
     add("--resolution", default="128", help="a side or WIDTHxHEIGHT in pixels (default: 128)")
     add("--minutes", default="60", metavar="M", help="time for this call; others add to it (default: 60)")
+    add("--gates", default=",".join(_GATES), metavar="LIST", help="what to make trials of (default: %(default)s)")
     add("--cells", default="10", metavar="N", help="cells of a run, which share its false alarms (default: 10)")
     add("--cell-seconds", default="20", metavar="S", help="budget of a decision side by side (default: 20)")
     add(
@@ -136,6 +138,8 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """What the calibration is of; a file of another one is not gone on with."""
     size = option_value("--resolution", options.resolution, resolution)
     options.minutes = option_value("--minutes", options.minutes, seconds)
+    gate = one_of("gate", _GATES)
+    options.gates = option_value("--gates", options.gates, lambda text: comma_separated("--gates", [text], gate))
     cell_seconds = option_value("--cell-seconds", options.cell_seconds, seconds)
     run_seconds = options.run_seconds
     return {
@@ -173,8 +177,10 @@ class Calibration:
         if path.exists():
             self._content = _resumed(path, self._content)
 
-    def go_on(self, trials: TrialRunner, time_seconds: float, say: Callable[[str], None]) -> None:
-        """Make trials until the time is used, at least one: identical code, extra work, and runs by themselves."""
+    def go_on(
+        self, trials: TrialRunner, gates: Collection[str], time_seconds: float, say: Callable[[str], None]
+    ) -> None:
+        """Make trials for those gates until the time is used, at least one."""
         start, content = time.monotonic(), self._content
         if content["products_per_slowdown"] is None:
             say("measuring how much extra work makes a slowdown ...")
@@ -184,16 +190,23 @@ class Calibration:
         steps: list[Callable[[], str]] = []
         while True:
             if not steps:
-                steps = [functools.partial(self._same, trials)] * _SAME_TRIALS_IN_A_ROUND
-                if len(content["added"]) < _ADDED_TRIALS:
-                    steps.append(functools.partial(self._added, trials, next(drops)))
-                steps += self._round(trials)
+                if _SIDE_BY_SIDE in gates:
+                    steps += self._side_by_side(trials, drops)
+                if _FILES in gates:
+                    steps += self._round(trials)
             text = steps.pop(0)()
             self._store()
             left = time_seconds - (time.monotonic() - start)
             say(f"{text}  {max(0.0, left) / 60:.1f} min left")
             if left <= 0:
                 return
+
+    def _side_by_side(self, trials: TrialRunner, drops: Iterator[float]) -> list[Callable[[], str]]:
+        """Some trials of identical code, and one with extra work until there are enough of those."""
+        steps = [functools.partial(self._same, trials)] * _SAME_TRIALS_IN_A_ROUND
+        if len(self._content["added"]) < _ADDED_TRIALS:
+            return [*steps, functools.partial(self._added, trials, next(drops))]
+        return [*steps]
 
     def _same(self, trials: TrialRunner) -> str:
         trial = trials.same()
