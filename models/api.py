@@ -97,7 +97,7 @@ ATTENTION_KERNELS = ("auto", "flash", "efficient", "math")
 
 OPTIMIZERS = ("adam", "lbfgs")
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
-STRATEGIES = ("plain", "channels_last", "checkpointed", "compiled", "tiled", "streamed", "fastest")
+STRATEGIES = ("plain", "channels_last", "checkpointed", "compiled", "graphed", "tiled", "streamed", "fastest")
 # Strategies with tiles, and those whose tiles are as large as the memory budget allows.
 TILED_STRATEGIES = ("tiled", "streamed")
 SIZED_TO_BUDGET = ("tiled",)

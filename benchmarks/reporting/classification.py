@@ -22,7 +22,7 @@ from benchmarks.reporting.plotting import (
     plain_numbers,
     tag,
 )
-from benchmarks.reporting.sections import Chart, Datum, Section, Table, memory, number, row, size, word
+from benchmarks.reporting.sections import Chart, Datum, Section, Table, memory, number, row, size, status, word
 from fixtures.formatting import figure, readable_time
 from fixtures.parsing import amount
 
@@ -128,7 +128,7 @@ def _rates(cells: Sequence[ShownCell]) -> Table:
             number(cell.images_per_second),
             number(cell.median_seconds, 1e-3),
             memory(cell.measured_peak_bytes),
-            word(cell.status),
+            status(cell),
         )
         for cell in cells
     ]

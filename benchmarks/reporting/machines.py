@@ -11,6 +11,7 @@ from benchmarks.reporting.plotting import Look, canvas, curve, legend_below, loo
 from benchmarks.reporting.sections import Chart, Datum, Row, Section, Table, memory, number, percent, row, size, word
 from benchmarks.reporting.throughput import MOST_LINES, Line, lines_of, look_of
 from fixtures.formatting import readable_size
+from fixtures.records.device_time import launch_marked
 from fixtures.records.reader import RecordFile
 from fixtures.telemetry.base import throttling
 
@@ -121,7 +122,7 @@ def all_cells(report_data: ReportData) -> Section | None:
 
 def _status(cell: ShownCell) -> str:
     cause = cell.cause or cell.phase
-    return cell.status + (f" ({cause})" if cause and not cell.ran else "")
+    return launch_marked(cell) + (f" ({cause})" if cause and not cell.ran else "")
 
 
 def _message(cell: ShownCell) -> Datum:

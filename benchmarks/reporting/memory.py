@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from benchmarks.reporting.data import ReportData, ShownCell
 from benchmarks.reporting.plotting import INK, Look, canvas, curve, legend_below, looks, size_ticks, tag
-from benchmarks.reporting.sections import Chart, Section, Table, memory, number, percent, row, size, word
+from benchmarks.reporting.sections import Chart, Section, Table, memory, number, percent, row, size, status, word
 from benchmarks.reporting.throughput import MOST_LINES, Line, lines_of, look_of
 from fixtures.formatting import readable_size
 
@@ -141,7 +141,7 @@ def _table(cells: Sequence[ShownCell]) -> Table:
                 percent(predicted / peak if peak and predicted else None),
                 number(peak / cell.pixels if peak else None),
                 memory(cell.memory_budget_bytes),
-                word(cell.status),
+                status(cell),
             )
         )
     return Table("Peak memory of all style iterations", header, rows)

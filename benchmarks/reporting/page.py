@@ -10,6 +10,7 @@ from benchmarks.reporting import plotting
 from benchmarks.reporting.classification import classification, input_side
 from benchmarks.reporting.comparison import comparison, history
 from benchmarks.reporting.data import ReportData
+from benchmarks.reporting.device_time import device_time
 from benchmarks.reporting.gallery import gallery
 from benchmarks.reporting.headline import headline
 from benchmarks.reporting.machines import all_cells, machines, watched
@@ -34,6 +35,7 @@ SECTIONS: tuple[Callable[[ReportData], Section | None], ...] = (
     strategies,
     classification,
     input_side,
+    device_time,
     limits,
     roofline,
     scaling,

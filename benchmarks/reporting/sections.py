@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.reporting.data import ShownCell
 from fixtures.formatting import figure, readable_size
+from fixtures.records.device_time import launch_marked
 
 NOTHING = "–"
 
@@ -46,6 +47,11 @@ def percent(share: float | None) -> Datum:
 def size(cell: ShownCell) -> Datum:
     """The resolution of a cell, sorted by its pixels."""
     return Datum(cell.size_px or NOTHING, cell.pixels)
+
+
+def status(cell: ShownCell) -> Datum:
+    """The status of a cell; `ok, launch-bound` where the device waited for the host."""
+    return word(launch_marked(cell))
 
 
 @dataclass(frozen=True)

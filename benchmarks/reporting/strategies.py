@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.reporting.data import ReportData, ShownCell
 from benchmarks.reporting.plotting import COLOURS, MARKERS, canvas, legend_below, plain_numbers, tag
-from benchmarks.reporting.sections import Chart, Datum, Row, Section, Table, memory, number, row, size, word
+from benchmarks.reporting.sections import Chart, Datum, Row, Section, Table, memory, number, row, size, status, word
 from fixtures.records.relative import by_strategy, plain_of, relative_memory, relative_time
 
 _HEIGHT_INCHES = 4.4
@@ -176,7 +176,7 @@ def _row(cell: ShownCell, base: ShownCell | None) -> Row:
         _ratio(relative_memory(cell, base)),
         word(None) if deviation is None else Datum(f"{deviation:.1e}", deviation),
         number(cell.number("compile_seconds")),
-        word(cell.status),
+        status(cell),
     )
 
 

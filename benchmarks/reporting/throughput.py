@@ -30,7 +30,7 @@ from benchmarks.reporting.plotting import (
     size_ticks,
     tag,
 )
-from benchmarks.reporting.sections import Chart, Datum, Row, Section, Table, number, percent, row, size, word
+from benchmarks.reporting.sections import Chart, Datum, Row, Section, Table, number, percent, row, size, status, word
 from fixtures.formatting import figure
 
 # More lines than this cannot be distinguished.
@@ -175,7 +175,7 @@ def _table(cells: Sequence[ShownCell]) -> Table:
                 percent(cell.spread),
                 number(cell.rounds or None),
                 number(cell.threads),
-                word(cell.status),
+                status(cell),
             )
             for cell in cells
         ],

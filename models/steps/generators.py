@@ -27,6 +27,7 @@ from models.errors import InputError, Unsupported
 from models.generators import Generator, materialise
 from models.residual import lay_out_channels_last
 from models.steps.compilation import Compilation
+from models.steps.graphs import GraphedCall
 from models.steps.loss_scale import first_scale
 from models.steps.objectives import arithmetic
 from models.workload import Step, Workload, resolve
@@ -84,6 +85,7 @@ class GeneratorStep(Step):
         if workload.strategy == "compiled":
             self._evaluate = torch.compile(self._network, dynamic=False)
         self._compilation = Compilation() if workload.strategy == "compiled" else None
+        self._graphed = GraphedCall(self._device) if workload.strategy == "graphed" else None
 
     @property
     def network(self) -> Generator:
@@ -96,7 +98,10 @@ class GeneratorStep(Step):
     def __call__(self) -> None:
         if self._compilation is not None:
             self._compilation.finish(self._run_first)
-        self._iterate()
+        if self._graphed is None:
+            self._iterate()
+        else:
+            self._graphed(self._iterate)
 
     def compile_seconds(self) -> float | None:
         return None if self._compilation is None else self._compilation.seconds
@@ -247,5 +252,7 @@ def _check(network: Generator, workload: Workload) -> None:
         raise Unsupported(f"strategy {strategy!r} is for style networks: {_WHY_NOT[strategy]}")
     if strategy == "checkpointed" and workload.mode == "forward":
         raise Unsupported("strategy 'checkpointed' does not apply to mode 'forward', which stores no activations")
+    if strategy == "graphed" and workload.mode == "training":
+        raise Unsupported("strategy 'graphed' does not apply to mode 'training': AdamW counts its steps on the host")
     if strategy == "channels_last" and not network.convolutional:
         raise Unsupported("strategy 'channels_last' does not apply: the model convolves nothing but its patches")

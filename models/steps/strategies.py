@@ -12,7 +12,8 @@ one core with AVX-512, strategies alternating in separate processes, on a shared
 Most of the last step is due to memory: without it the large blocks of an iteration return to the kernel when freed, and
 are zeroed again page by page. `plain`, too, computes nothing behind the last loss layer and uses in-place ReLUs. In
 bfloat16 `fastest` reached 2.85 times the speed of `plain` in float32. Not in `fastest`: torch.compile, a separate
-strategy, because it needs a compiler and half a minute before the first iteration; CUDA graphs, not yet measured.
+strategy, because it needs a compiler and half a minute before the first iteration; `graphed`, because only some devices
+have graphs, and its speed has not been measured yet.
 """
 
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from models.network import StyleNetwork, smallest_side
 from models.steps.compilation import Compilation
+from models.steps.graphs import GraphedCall
 from models.steps.malloc import keep_freed_memory
 from models.steps.objectives import Objective, PlainObjective, StyleTask, lay_out_channels_last
 from models.steps.tiling.blocks import blocks_of
@@ -110,6 +112,33 @@ class CompiledObjective(PlainObjective):
         float(loss)  # waits for the device
 
 
+class GraphedObjective(PlainObjective):
+    """Forward, losses and backward in one graph of the device. The optimiser's step is queued as in other strategies.
+
+    The graph reads an image of its own, so that it may be called with any image of the task's size. Loss and gradient
+    are the graph's: the next call overwrites them.
+
+    Raises:
+        Unsupported: the device has no graphs, or this network cannot be captured.
+    """
+
+    def __init__(self, task: StyleTask) -> None:
+        self._graphed = GraphedCall(task.content.device)
+        super().__init__(task)
+        self._input = task.content.clone().requires_grad_(True)
+        self._loss = self._input.new_zeros(())
+
+    def __call__(self, image: Tensor) -> Tensor:
+        with torch.no_grad():
+            self._input.copy_(image)
+        self._graphed(self._evaluate_input)
+        image.grad = self._input.grad
+        return self._loss
+
+    def _evaluate_input(self) -> None:
+        self._loss = super().__call__(self._input)
+
+
 class FastestObjective(ChannelsLastObjective):
     """Channels last, one product per Gram gradient, and freed memory is kept, until the process ends."""
 
@@ -147,6 +176,7 @@ STRATEGIES: dict[str, Callable[[StyleTask], Objective]] = {
     "channels_last": ChannelsLastObjective,
     "checkpointed": CheckpointedObjective,
     "compiled": CompiledObjective,
+    "graphed": GraphedObjective,
     "tiled": TiledObjective,
     "streamed": StreamedObjective,
     "fastest": FastestObjective,

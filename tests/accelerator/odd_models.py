@@ -24,6 +24,13 @@ class Indexes32Bits(nn.Conv2d):
         return super().forward(image)
 
 
+class ReadsANumber(nn.Conv2d):
+    def forward(self, image):
+        # The host waits for the device; the meta device has no numbers.
+        factor = 1.0 if image.is_meta or float(image.detach().sum()) < 1e9 else 2.0
+        return super().forward(image) * factor
+
+
 def network(kind):
     layers = nn.Sequential()
     with torch.device("meta"):
@@ -40,6 +47,11 @@ def indexes() -> StyleNetwork:
     return network(Indexes32Bits)
 
 
+def reads() -> StyleNetwork:
+    return network(ReadsANumber)
+
+
 def pytest_goghmark_models(add):
+    add("reads", reads)
     add("looks", looks)
     add("indexes", indexes)

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fixtures.schema import DeviceTime
+from fixtures.worker.device_time import DeviceTimer
 from fixtures.worker.devices import hide_accelerators, open_device
 from fixtures.worker.executor import Executor
 from tests.paths import PICTURES
@@ -50,6 +52,21 @@ def test_the_clock_of_a_round_waits_for_the_device(executor):
     assert min(durations) >= each * LATENCY_SECONDS * 0.99
     assert time.perf_counter() - start < min(durations) / 3, "a clock that does not wait sees the queueing only"
     executor.device.synchronize()
+
+
+def test_the_time_of_the_device_is_that_of_its_operators_and_the_host_is_faster(executor):
+    times = DeviceTime(**DeviceTimer(executor).measure(0.5))
+    before = operators()
+    executor.step()
+    each = operators() - before
+    # One that only makes a number on the host writes data as well, for what observes operators.
+    assert each > 20
+    assert times.operators_per_iteration == pytest.approx(each, rel=0.1)
+    assert times.kernels_per_iteration is None
+    assert times.device_seconds == pytest.approx(each * LATENCY_SECONDS, rel=0.02)
+    assert times.device_time_iterations == pytest.approx(0.5 / times.device_seconds, abs=1)
+    assert times.queueing_seconds < times.device_seconds / 2
+    assert times.launch_bound is False
 
 
 def test_the_clocks_of_parts_and_of_warm_up_wait_too(executor):

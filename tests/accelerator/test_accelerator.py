@@ -12,7 +12,7 @@ from tests.paths import ROOT
 STYLE = ("benchmarks/test_style_iteration.py",)
 SMALL = ("--model=tiny", "--resolution=32", "--benchmark-disable")
 # Strategies that torch can run on any device. `compiled` needs a code generator for it.
-STRATEGIES = ("plain", "channels_last", "checkpointed", "tiled", "streamed", "fastest")
+STRATEGIES = ("plain", "channels_last", "checkpointed", "graphed", "tiled", "streamed", "fastest")
 # Devices that fail, hang, vanish, or count no memory, after so many calls.
 FAULTS = "1=synchronize-raises:2,2=synchronize-hangs:2,3=vanishes:60,4=no-memory-figures"
 
@@ -92,12 +92,18 @@ def test_a_cell_initialises_its_own_device_only_and_a_cell_or_prediction_on_cpu_
 
 
 @pytest.fixture(scope="module")
-def strategies(suite):
+def measured(suite):
+    """A run of all strategies: its cells, and its output."""
     run = suite()
     words = ("--device=fake:1", "--model=tiny", "--resolution=32", f"--strategy={','.join(STRATEGIES)}")
     done = run.run(*STYLE, "--benchmark-only", *words)
     assert done.returncode == 0, done.stdout + done.stderr
-    return cells_of(run)
+    return cells_of(run), done.stdout
+
+
+@pytest.fixture(scope="module")
+def strategies(measured):
+    return measured[0]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -108,13 +114,50 @@ def test_a_strategy_computes_the_same_gradient_on_an_accelerator(strategies, str
     assert cell["first_loss"] == pytest.approx(strategies["fake:1", "tiny", "32", "plain"]["first_loss"], rel=1e-4)
 
 
+def test_a_device_that_computes_as_fast_as_it_is_given_work_makes_its_cells_launch_bound(measured):
+    cells, output = measured
+    plain = cells["fake:1", "tiny", "32", "plain"]
+    assert plain["launch_bound"] is True
+    assert 0.9 <= plain["queueing_seconds"] / plain["device_seconds"] <= 1.0
+    assert plain["device_time_iterations"] * plain["operators_per_iteration"] <= 512
+    assert re.search(r"^ *fake:1 +tiny +32 .* ok, launch-bound$", output, re.MULTILINE)
+    assert "goghmark: device time, by the device's own events" in output
+    assert re.search(r"launch-bound: in \d cell\(s\) the host takes 90% or more of the device's time", output)
+
+
+def test_the_warm_up_of_a_short_iteration_goes_on_until_it_is_stationary_or_its_time_is_over(strategies):
+    for cell in strategies.values():
+        assert cell["warmup_stationary"] in (True, False)
+        assert cell["warmup_iterations"] >= 9
+
+
+def test_what_is_replayed_from_a_graph_is_not_queued_by_operators(strategies):
+    plain, graphed = (strategies["fake:1", "tiny", "32", strategy] for strategy in ("plain", "graphed"))
+    # The optimiser alone: what is replayed is one launch.
+    assert graphed["operators_per_iteration"] < plain["operators_per_iteration"]
+
+
+def test_an_iteration_that_reads_a_number_cannot_be_captured_and_is_skipped_with_the_reason(suite):
+    run = suite()
+    words = ("--device=cpu,fake:1", "--model=reads", "--resolution=32", "--strategy=plain,graphed")
+    done = run.run(*STYLE, "--benchmark-disable", "-p", "odd_models", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    cells = cells_of(run)
+    assert {cells[device, "reads", "32", "plain"]["status"] for device in ("cpu", "fake:1")} == {"ok"}
+    refused = {device: cells[device, "reads", "32", "graphed"] for device in ("cpu", "fake:1")}
+    assert {cell["status"] for cell in refused.values()} == {"skipped"}
+    assert refused["cpu"]["message"].startswith("strategy 'graphed' needs a device with graphs")
+    assert "cannot be captured (fake: operation not permitted when stream is capturing" in refused["fake:1"]["message"]
+
+
 @pytest.mark.slow
 def test_compilation_for_a_device_without_a_code_generator_is_skipped_with_the_reason(suite):
     run = suite()
     done = run.run(*STYLE, *SMALL, "--device=fake:1", "--strategy=compiled")
     assert done.returncode == 0, done.stdout + done.stderr
     (cell,) = run.recorded()["cells"]
-    assert (cell["status"], cell["phase"]) == ("skipped", "warmup")
+    # Without measurements there is no warm-up.
+    assert (cell["status"], cell["phase"]) == ("skipped", "measure")
     assert "torch.compile does not work here" in cell["message"]
 
 

@@ -2,7 +2,8 @@
 //
 // Operators compute on the host at once, through torch's fallback to cpu. Time is simulated: each operator keeps its
 // device busy for a latency that the caller does not wait for, as with a stream of a real device. Only a
-// synchronisation, a copy to the host or an `item()` waits. Memory comes from a caching allocator with a limit.
+// synchronisation, a copy to the host or an `item()` waits. Memory comes from a caching allocator with a limit. With no
+// latency a device is never slower than the host that gives it work, with milliseconds always.
 //
 // Environment variables, read by each process when it uses a device for the first time:
 //   FAKE_DEVICES      number of devices, 2 by default
@@ -345,6 +346,7 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
     return c10::Stream(c10::Stream::DEFAULT, Device(kFake, index));
   }
   c10::Stream getDefaultStream(Device device) const override { return getStream(device); }
+  c10::Stream getNewStream(Device device, int) const override { return getStream(device); }
   c10::Stream exchangeStream(c10::Stream stream) const override { return getStream(stream.device()); }
   DeviceIndex deviceCount() const noexcept override { return static_cast<DeviceIndex>(configured().devices); }
 #if __has_include(<c10/core/DeviceCapability.h>)

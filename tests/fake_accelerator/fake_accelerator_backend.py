@@ -7,6 +7,7 @@ The C++ side, device.cpp, is compiled once for each version of it and of torch; 
 
 import fcntl
 import hashlib
+import importlib
 import os
 import shutil
 import subprocess
@@ -76,6 +77,12 @@ def load() -> None:
     torch._register_device_module("fake", _device_module(torch))
 
 
+def _graphs() -> types.ModuleType:
+    """`fake_graph`, which lies beside this file under whatever name that was imported."""
+    name = f"{__package__}.fake_graph" if __package__ else "fake_graph"
+    return importlib.import_module(name)
+
+
 def _device_module(torch: Any) -> types.ModuleType:
     """`torch.fake`, with what torch itself asks of a backend's module, and the names that backends share."""
     module: Any = types.ModuleType("torch.fake")
@@ -101,6 +108,7 @@ def _device_module(torch: Any) -> types.ModuleType:
     module.get_amp_supported_dtype = lambda: [torch.float16, torch.bfloat16]
     module._is_in_bad_fork = lambda: False
     module._lazy_init = lambda: None
+    module.FAKEGraph, module.graph = _graphs().FAKEGraph, _graphs().graph
     # Random numbers come from the generator of the host.
     module.manual_seed = module.manual_seed_all = lambda seed: None
     module.get_rng_state = lambda device=None: torch.get_rng_state()

@@ -239,6 +239,21 @@ def test_a_cell_that_throttled_or_shared_its_device_is_marked(reported, tmp_path
     assert "1 cell is marked *" in page
 
 
+def test_launch_bound_cells_are_marked_and_device_times_have_a_table_with_the_memory_of_the_allocator(reported):
+    figures = {"device_seconds": 0.008, "queueing_seconds": 0.0078, "kernels_per_iteration": 321, "launch_bound": True}
+    figures |= {"peak_reserved_bytes": 3 * 2**30, "num_alloc_retries": 7, "num_ooms": 0}
+    page = reported(record([cell(), cell(device="cuda:0", **figures)]))
+    assert "Of 1 cells on accelerators 1 are bound by the launches of the host." in page
+    section = page.partition('<section id="device-time">')[2].partition("</section>")[0]
+    for text in ("321", "97.5 %", "3 GiB", ">7<", "ok, launch-bound"):
+        assert text in section, text
+    assert page.count("ok, launch-bound") >= 3  # rates, device times, all cells
+
+
+def test_a_report_without_accelerators_has_no_section_of_device_times(reported):
+    assert 'id="device-time"' not in reported(record([cell()]))
+
+
 def test_text_of_a_record_is_escaped(reported):
     page = reported(record([cell("<script>alert(1)</script>"), failed(resolution="128") | {"message": "<b>no"}]))
     assert "<script>alert" not in page

@@ -4,8 +4,10 @@ import torch
 from models.api import DECODERS, DENOISERS, STRATEGIES, working_attention_kernels
 from models.dit import DiT
 from models.errors import InputError, Unsupported
+from models.steps import graphs
 from models.steps.generators import Forward, InputGradient, Training, decode, denoise
 from models.workload import Workload
+from tests.recorded_graphs import ON_CPU
 
 ALL = DENOISERS | DECODERS | {"narrow_dit": f"{__file__}:narrow_dit"}
 
@@ -106,9 +108,30 @@ def test_a_strategy_that_does_not_apply_is_refused_with_its_reason():
                 reasons[model, strategy] = str(error)
     assert reasons.keys() == {
         ("dit_s2", "checkpointed"), ("dit_s2", "channels_last"),
-        *((model, strategy) for model in ("dit_s2", "kl_decoder_s") for strategy in ("tiled", "streamed", "fastest")),
+        *((model, strategy) for model in ("dit_s2", "kl_decoder_s")
+          for strategy in ("tiled", "streamed", "fastest", "graphed")),
     }  # fmt: skip
+    assert "cpu has none" in reasons["dit_s2", "graphed"]
     assert "which stores no activations" in reasons["dit_s2", "checkpointed"]
+
+
+@pytest.mark.parametrize(
+    ("model", "mode"), [("narrow_dit", "forward"), ("narrow_dit", "input"), ("kl_decoder_s", "input")]
+)
+def test_replayed_evaluations_and_decodes_are_those_of_plain(model, mode, monkeypatch):
+    monkeypatch.setattr(graphs, "graph_api", lambda device: ON_CPU)
+    plain, graphed = (step_of(model, mode, strategy=strategy) for strategy in ("plain", "graphed"))
+    for _ in range(2):
+        for step in (plain, graphed):
+            step()
+        assert graphed.loss() == pytest.approx(plain.loss(), rel=1e-6)
+    if mode == "input":
+        torch.testing.assert_close(graphed.latents.grad, plain.latents.grad)
+
+
+def test_training_is_not_captured():
+    with pytest.raises(Unsupported, match="AdamW counts its steps on the host"):
+        step_of("narrow_dit", "training", strategy="graphed")
 
 
 @pytest.mark.slow

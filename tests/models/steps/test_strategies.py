@@ -12,13 +12,14 @@ from models import weights
 from models.api import STRATEGIES as NAMES
 from models.errors import Unsupported
 from models.nin import nin
-from models.steps import strategies
+from models.steps import graphs, strategies
 from models.steps.objectives import PlainObjective, StyleTask, gram_matrix
 from models.steps.strategies import STRATEGIES, GramMatrix
 from models.steps.style import gradient_deviation
 from models.vgg import vgg16
 from models.workload import Workload
 from tests.paths import ROOT as SUITE
+from tests.recorded_graphs import ON_CPU
 
 
 def task_of(factory, height=65, width=79, dtype=torch.float64):
@@ -34,6 +35,12 @@ def gradient(objective, image):
     image = image.clone().requires_grad_()
     loss = objective(image)
     return loss, image.grad
+
+
+@pytest.fixture(autouse=True)
+def recorded_graphs(monkeypatch):
+    """Lets `graphed` run on cpu."""
+    monkeypatch.setattr(graphs, "graph_api", lambda device: ON_CPU)
 
 
 def test_the_strategies_of_the_interface_are_those_that_are_implemented():
