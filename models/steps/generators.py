@@ -217,7 +217,7 @@ class Training(GeneratorStep):
         with self._computing():
             prediction = self._evaluate(self._latents, *self._conditions)
         # A DiT predicts the variance too, in further channels.
-        self._loss_graph = mse_loss(prediction[:, : self._network.latent_channels].float(), self._noise)
+        self._loss_graph = mse_loss(prediction[:, : self._network.latent_channels].to(self._noise.dtype), self._noise)
         self._loss = self._loss_graph.detach()
 
     def _backward(self) -> None:
