@@ -10,7 +10,7 @@ from benchmarks.reporting.data import ReportData, ShownCell
 from benchmarks.reporting.plotting import MUTED, canvas, legend_below, look, tag
 from benchmarks.reporting.sections import Chart, Section, Table, memory, number, percent, row, word
 from fixtures.formatting import figure
-from fixtures.summaries.scaling import group_rate
+from fixtures.records.relative import group_rate
 
 Curve = Sequence[ShownCell]
 

@@ -56,7 +56,7 @@ def denoise(workload: Workload) -> Step:
 
 def decode(workload: Workload) -> Step:
     """The step of a decoder, by mode; errors as in `denoise`."""
-    return _step({"forward": Forward, "input": InputGradient}, workload)
+    return _step({"forward": Decode, "input": InputGradient}, workload)
 
 
 def _step(modes: Mapping[str, type["GeneratorStep"]], workload: Workload) -> Step:
@@ -82,6 +82,9 @@ class GeneratorStep(Step):
             self._latents = self._latents.contiguous(memory_format=torch.channels_last)
         self._evaluate: Callable[..., Tensor] = self._network
         if workload.strategy == "compiled":
+            if workload.attention != "auto":
+                # The keys of its caches lack the kernel: code of another one would be loaded.
+                torch.compiler.config.force_disable_caches = True
             self._evaluate = torch.compile(self._network, dynamic=False)
         self._compilation = Compilation() if workload.strategy == "compiled" else None
 
@@ -151,6 +154,14 @@ class Forward(GeneratorStep):
     def loss(self) -> float | None:
         """Mean of the output: the step has no loss, but a number shows that real work was done."""
         return None if self._output is None else float(self._output.float().mean())
+
+
+class Decode(Forward):
+    """The pixels of one batch of latents, in inference mode."""
+
+    def image(self) -> Tensor | None:
+        """Shape (batch, 3, height, width), in [0, 1]: a decoder's pixels are in [-1, 1]."""
+        return None if self._output is None else (self._output.float() / 2 + 0.5).clamp(0, 1)
 
 
 class InputGradient(GeneratorStep):
