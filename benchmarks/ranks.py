@@ -45,6 +45,9 @@ from fixtures.summaries.scaling import gain
 from models import api
 from models.errors import InputError
 
+# Networks by the catalog that a benchmark's marker names.
+_CATALOGS = {"classifiers": api.CLASSIFIERS, "denoisers": api.DENOISERS}
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run as one rank of the cell. Returns the exit status, see the module's docstring."""
@@ -78,7 +81,7 @@ class GroupCell:
         assert matrix.model is not None, "each benchmark of test_scaling has a default model"
         assert matrix.resolution is not None, "each benchmark of test_scaling has a default resolution"
         self._scaling = matrix.scaling
-        catalog = api.CLASSIFIERS if matrix.catalog == "classifiers" else api.STYLE_NETWORKS
+        catalog = _CATALOGS.get(matrix.catalog, api.STYLE_NETWORKS)
         name = parsing.option_value("--model", options.model or matrix.model[0], parsing.one_of("model", catalog))
         self._factory = catalog[name]
         image = parsing.option_value(

@@ -38,6 +38,7 @@ STEPS = {
     "elements": "models.steps.device_limits:Elements",
     "images": "models.steps.device_limits:Images",
     "data_parallel_training": "models.steps.distributed.data_parallel:DataParallelTraining",
+    "data_parallel_denoising": "models.steps.distributed.data_parallel:DataParallelDenoising",
     "sharded_style_iteration": "models.steps.distributed.sharded:ShardedStyleIteration",
     "middle_shard": "models.steps.distributed.sharded:MiddleShard",
 }
@@ -48,6 +49,7 @@ STEP_KINDS = {
     "denoise": "denoise",
     "decode": "decode",
     "data_parallel_training": "classification",
+    "data_parallel_denoising": "denoise",
     "input_pipeline": "input",
     **dict.fromkeys(
         ("copy", "matrix_product", "convolution", "transfer", "launch", "elements", "images"), "device_limit"

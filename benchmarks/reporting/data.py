@@ -67,7 +67,7 @@ class ShownCell(CellRecord):
         """All axes beside model and size that are not at their default."""
         ranks = f"{self.ranks} ranks" if self.ranks > 1 else ""
         words = [self.variant, self.mode, self.size, ranks]
-        if self.kind == "classification":
+        if self.kind in ("classification", "denoise", "decode"):
             words.append(f"batch {self.batch}")
         return " ".join(word for word in words if word)
 

@@ -55,7 +55,8 @@ def picture_of(cell: ShownCell) -> Picture | None:
 
 
 def _caption(cell: ShownCell) -> str:
-    words = [f"{cell.name}, {cell.size_px} px"]
+    decoded = "decoded by " if cell.kind == "decode" else ""
+    words = [f"{decoded}{cell.name}, {cell.size_px} px"]
     if iterations := cell.number("iterations"):
         words.append(f"{figure(iterations)} iterations")
     return ", ".join(words)
