@@ -20,6 +20,7 @@ from benchmarks.reporting.sections import Chart, Section, Table
 from benchmarks.reporting.speed_ups import speed_ups
 from benchmarks.reporting.strategies import strategies
 from benchmarks.reporting.throughput import heat_map, throughput
+from benchmarks.reporting.tilers import tilers
 from fixtures.formatting import markdown_table
 from fixtures.schema import write_atomically
 
@@ -32,6 +33,7 @@ SECTIONS: tuple[Callable[[ReportData], Section | None], ...] = (
     peak_memory,
     speed_ups,
     strategies,
+    tilers,
     classification,
     input_side,
     limits,
