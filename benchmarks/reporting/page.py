@@ -22,6 +22,7 @@ from benchmarks.reporting.speed_ups import speed_ups
 from benchmarks.reporting.stages import stage_memory, stages
 from benchmarks.reporting.strategies import strategies
 from benchmarks.reporting.throughput import heat_map, throughput
+from benchmarks.reporting.tilers import tilers
 from fixtures.formatting import markdown_table
 from fixtures.schema import write_atomically
 
@@ -36,6 +37,7 @@ SECTIONS: tuple[Callable[[ReportData], Section | None], ...] = (
     largest,
     speed_ups,
     strategies,
+    tilers,
     classification,
     input_side,
     device_time,
