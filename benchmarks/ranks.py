@@ -26,7 +26,9 @@ from fixtures.host import threads_of_rank
 from fixtures.marker import Matrix
 from fixtures.options import PICTURES
 from fixtures.progress.events import ignore_progress
+from fixtures.records.cell_record import record_of
 from fixtures.records.recorder import Recorder, commit_facts
+from fixtures.records.relative import group_rate
 from fixtures.runner.group_runner import group_setup, with_group_result
 from fixtures.runner.launchers import SUITE
 from fixtures.schema import (
@@ -187,7 +189,7 @@ def sentence_of(outcome: Outcome) -> str:
         return f"{cell.benchmark} {cell.model} with {cell.ranks} ranks: {result.status}: {result.message}"
     return (
         f"{cell.benchmark} {cell.model} with {cell.ranks} ranks on {', '.join(details['hosts'])}:"
-        f" {result.median_seconds * 1e3:.4g} ms/iteration, {outcome.images_per_second or 0.0:.4g} images/s,"
+        f" {result.median_seconds * 1e3:.4g} ms/iteration, {group_rate(record_of(outcome)) or 0.0:.4g} images/s,"
         f" {details['communication_share']:.1%} of it communication"
     )
 

@@ -213,6 +213,8 @@ def _draw_memory(lines: Sequence[Line], known: Mapping[tuple[str, str], Look], w
 
     fig = _panels(lines, width_inches, fill, share_y=True)
     first, *others = fig.axes
+    low, high = first.get_ylim()
+    first.set_ylim(low, 2 * high)  # room for the name of the highest limit
     byte_ticks(first)
     for axes in [first, *others] if is_narrow(width_inches) else [first]:
         axes.set_ylabel("peak memory, logarithmic", rotation_mode="anchor")
