@@ -41,7 +41,7 @@ def tilers(report_data: ReportData) -> Section | None:
             "Difference of pixels, which are nominally from -1 to 1, to the whole decode of the same latents with the"
             " same weights. Near edges: within 8 px of where a tile begins or ends. Seam: how much the difference"
             " changes across an edge, over how much it changes between other adjacent pixels; 1 is none.",
-            "Error maps show the mean difference of small squares of pixels; black is none, white differs from map to map.",
+            "Error maps: the mean difference of small squares of pixels; black is none, white differs from map to map.",
             *([f"{hidden} more error maps are beside the record."] if hidden > 0 else []),
             *dict.fromkeys(_reasons(compared)),
         ],
