@@ -110,12 +110,12 @@ def _largest(report_data: ReportData) -> str | None:
     # One of each kind of work, the largest.
     best = {cell.kind: cell for cell in searches}  # in the order of the record
     best |= {cell.kind: cell for cell in sorted(searches, key=lambda cell: cell.number("largest_side_px") or 0)}
-    found = [
+    largest = [
         f"{cell.number('largest_side_px'):g} × {cell.number('largest_side_px'):g} px with {cell.name} on {cell.place}"
         + ("" if kind == "style" else f" ({kind})")
         for kind, cell in best.items()
     ]
-    return f"The largest square image that fits: {'; '.join(found)}."
+    return f"The largest square image that fits: {'; '.join(largest)}."
 
 
 def _large_pictures(ran: Sequence[ShownCell]) -> str | None:
