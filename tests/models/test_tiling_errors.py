@@ -64,10 +64,10 @@ def test_the_figures_are_those_of_their_definitions(edges):
     tiled, whole = images_of()
     tiled[..., 20:, :] += 0.3
     tiled[..., 33, 5] -= 2
-    found, expected = asdict(errors(tiled, whole, edges)), reference(tiled, whole, edges)
-    assert found.keys() == expected.keys()
+    result, expected = asdict(errors(tiled, whole, edges)), reference(tiled, whole, edges)
+    assert result.keys() == expected.keys()
     for name, value in expected.items():
-        assert found[name] == (None if value is None else pytest.approx(value, rel=1e-12)), name
+        assert result[name] == (None if value is None else pytest.approx(value, rel=1e-12)), name
 
 
 def test_a_planted_seam_is_found_and_the_same_shift_of_the_whole_image_is_none():
@@ -85,19 +85,19 @@ def test_a_planted_seam_is_found_and_the_same_shift_of_the_whole_image_is_none()
     assert elsewhere.seam < 0.8  # the steps at row 20 count as elsewhere
 
 
-def test_a_difference_near_edges_is_told_from_one_elsewhere():
+def test_a_difference_near_edges_is_kept_apart_from_one_elsewhere():
     tiled, whole = images_of()
     tiled = whole.clone()
     tiled[..., 20 - EDGE_PX : 20 + EDGE_PX, :] += 0.25
-    found = errors(tiled, whole, Edges(rows=(20,)))
-    assert found.edge_difference == pytest.approx(0.25, rel=1e-5)
-    assert found.difference_elsewhere == 0
+    result = errors(tiled, whole, Edges(rows=(20,)))
+    assert result.edge_difference == pytest.approx(0.25, rel=1e-5)
+    assert result.difference_elsewhere == 0
 
 
 def test_equal_images_have_no_error_and_no_seam():
     _, whole = images_of()
-    found = errors(whole.clone(), whole, EDGES)
-    assert (found.relative_l2, found.largest_difference, found.edge_step, found.seam) == (0, 0, 0, None)
+    result = errors(whole.clone(), whole, EDGES)
+    assert (result.relative_l2, result.largest_difference, result.edge_step, result.seam) == (0, 0, 0, None)
     assert errors(whole, torch.zeros_like(whole), EDGES).relative_l2 is None
 
 

@@ -56,16 +56,16 @@ def test_a_call_decodes_noise_with_the_tiler():
 
 def test_the_errors_are_those_against_the_whole_decode_with_a_seam_at_the_edges(tmp_path):
     step = TiledDecode(workload("EndsAt", precision="float32"))
-    found = step.errors("noise", tmp_path / "map.png")
+    result = step.errors("noise", tmp_path / "map.png")
     with torch.no_grad():
         latents, exact = step.latents.double(), step.network.double()
         whole, tiled = exact(latents), SeparateTiles(exact, 4)(latents)
-    assert found["relative_l2"] == pytest.approx(float((tiled - whole).norm() / whole.norm()), rel=1e-4)
-    assert found["largest_difference"] == pytest.approx(float((tiled - whole).abs().max()), rel=1e-4)
-    assert found["seam"] > 1.5
+    assert result["relative_l2"] == pytest.approx(float((tiled - whole).norm() / whole.norm()), rel=1e-4)
+    assert result["largest_difference"] == pytest.approx(float((tiled - whole).abs().max()), rel=1e-4)
+    assert result["seam"] > 1.5
     with Image.open(tmp_path / "map.png") as picture:
         assert picture.size == (64, 64)
-        assert float(picture.text["white"]) == pytest.approx(found["error_map_white"], rel=1e-5)
+        assert float(picture.text["white"]) == pytest.approx(result["error_map_white"], rel=1e-5)
 
 
 def test_the_whole_decode_has_no_error_and_an_exact_tiler_only_that_of_rounding(tmp_path):
@@ -76,10 +76,10 @@ def test_the_whole_decode_has_no_error_and_an_exact_tiler_only_that_of_rounding(
     step._tiler = lambda latents: exact(latents.double()).float()
     with torch.no_grad():
         single = TiledDecode(workload("models.tilers:Whole"))
-        found = tiling_errors.errors(
+        result = tiling_errors.errors(
             step._tiler(step.latents), reference_decode(single.network, single.latents), Edges((32,), ())
         )
-    assert 0 < found.relative_l2 < 1e-5
+    assert 0 < result.relative_l2 < 1e-5
 
 
 def test_what_a_tiler_must_not_do_is_one_sentence(tmp_path):
@@ -113,9 +113,9 @@ def diffusers():
 
 def test_the_tiling_of_diffusers_is_exact_up_to_512_px_and_shares_the_weights(diffusers, tmp_path):
     step = TiledDecode(workload(DIFFUSERS, side=128))
-    found = step.errors("noise", tmp_path / "map.png")
-    assert found["relative_l2"] < 1e-5
-    assert found["seam"] is None
+    result = step.errors("noise", tmp_path / "map.png")
+    assert result["relative_l2"] < 1e-5
+    assert result["seam"] is None
     pointers = {value.data_ptr() for value in step.network.state_dict().values()}
     assert {value.data_ptr() for value in step._tiler._autoencoder.state_dict().values()} == pointers
 
