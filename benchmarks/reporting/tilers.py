@@ -41,7 +41,7 @@ def tilers(report_data: ReportData) -> Section | None:
             "Difference of pixels, which are nominally from -1 to 1, to the whole decode of the same latents with the"
             " same weights. Near edges: within 8 px of where a tile begins or ends. Seam: how much the difference"
             " changes across an edge, over how much it changes between other adjacent pixels; 1 is none.",
-            "Error maps: the mean difference of small squares of pixels; black is none, white differs from map to map.",
+            "Error maps show the mean difference of squares of pixels; black is none, white the largest of each map.",
             *([f"{hidden} more error maps are beside the record."] if hidden > 0 else []),
             *dict.fromkeys(_reasons(compared)),
         ],
@@ -53,14 +53,14 @@ def _finding(compared: Sequence[Compared]) -> str:
     known = [
         (cell, latents, error)
         for cell, latents, figures in compared
-        if cell.tiler != "whole" and (error := number_of(figures, "relative_l2")) is not None
+        if cell.word("tiler") != "whole" and (error := number_of(figures, "relative_l2")) is not None
     ]
     if not known:
         return "No decoder that works in tiles could be compared with the whole decode."
     shown_cell, shown_latents, _ = max(known, key=lambda one: one[0].pixels)
     alike = (shown_cell.place, shown_cell.name, shown_cell.pixels, shown_latents)
     errors = [
-        f"{cell.tiler} {figure(100 * error)} %"
+        f"{cell.word('tiler')} {figure(100 * error)} %"
         for cell, latents, error in known
         if (cell.place, cell.name, cell.pixels, latents) == alike
     ]
@@ -76,7 +76,7 @@ def _row(cell: ShownCell, latents: str, figures: Mapping[str, Any]) -> Row:
         word(cell.place),
         word(cell.name),
         size(cell),
-        word(cell.tiler),
+        word(cell.word("tiler")),
         word(latents),
         *(number(number_of(figures, key)) for key in _FIGURES),
         number(cell.median_seconds),
@@ -91,7 +91,7 @@ def _error_maps(compared: Sequence[Compared]) -> Iterator[Picture]:
         white = number_of(figures, "error_map_white")
         uri = small_copy(cell, str(figures.get("error_map") or "")) if white else None
         if white and uri is not None:
-            caption = f"{cell.tiler}, {cell.name}, {cell.size_px} px, {latents}; white is {figure(white)}"
+            caption = f"{cell.word('tiler')}, {cell.name}, {cell.size_px} px, {latents}; white is {figure(white)}"
             yield Picture(uri, caption, cell)
 
 
@@ -100,4 +100,4 @@ def _reasons(compared: Sequence[Compared]) -> Iterator[str]:
         status, message = reason_of(cell, figures)
         if message:
             where = f", {latents}" if latents else ""
-            yield f"{cell.tiler}, {cell.name}, {cell.size_px} px{where}: {status}: {message}"
+            yield f"{cell.word('tiler')}, {cell.name}, {cell.size_px} px{where}: {status}: {message}"

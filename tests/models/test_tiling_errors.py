@@ -85,7 +85,7 @@ def test_a_planted_seam_is_found_and_the_same_shift_of_the_whole_image_is_none()
     assert elsewhere.seam < 0.8  # the steps at row 20 count as elsewhere
 
 
-def test_a_difference_near_edges_is_distinguished_from_one_elsewhere():
+def test_a_difference_near_edges_is_kept_apart_from_one_elsewhere():
     tiled, whole = images_of()
     tiled = whole.clone()
     tiled[..., 20 - EDGE_PX : 20 + EDGE_PX, :] += 0.25

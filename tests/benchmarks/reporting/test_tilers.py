@@ -39,10 +39,10 @@ def test_each_tiler_has_a_row_for_each_kind_of_latents_and_the_finding_is_of_the
         cell("whole", {"noise": figures(0.0)}),
         cell("diffusers", {"noise": figures(0.8, 1.25), "photograph": figures(0.3, 1.5)}),
         cell("diffusers", {"noise": figures(0.1)}, side=512),
-        cell("mine", {"noise": figures(0.012345, 7.0)}),
+        cell("mine", {"noise": figures(0.0125, 7.0)}),
     )
     assert shown.finding == (
-        "Relative L2 distance to the whole decode, kl_decoder_s at 1024 px, noise: diffusers 80 %, mine 1.234 %."
+        "Relative L2 distance to the whole decode, kl_decoder_s at 1024 px, noise: diffusers 80 %, mine 1.25 %."
     )
     rows = [[datum.text for datum in row.data] for row in shown.tables[0].rows]
     assert [row[2:6] for row in rows] == [
@@ -50,7 +50,7 @@ def test_each_tiler_has_a_row_for_each_kind_of_latents_and_the_finding_is_of_the
         ["1024", "whole", "noise", "0"],
         ["1024", "diffusers", "noise", "0.8"],
         ["1024", "diffusers", "photograph", "0.3"],
-        ["1024", "mine", "noise", "0.01234"],
+        ["1024", "mine", "noise", "0.0125"],
     ]
     assert rows[2][10:] == ["1.25", "2", "1 GiB", "ok"]
     assert len(shown.tables[0].header) == len(rows[0])
