@@ -9,6 +9,7 @@ pytest_plugins = [
     "fixtures.progress.plugin",
     "fixtures.comparing.plugin",
     "fixtures.records.images",
+    "fixtures.records.tiling_errors",
     "fixtures.measure",
     "fixtures.generate",
     "fixtures.search",

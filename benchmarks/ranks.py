@@ -26,7 +26,9 @@ from fixtures.host import threads_of_rank
 from fixtures.marker import Matrix
 from fixtures.options import PICTURES
 from fixtures.progress.events import ignore_progress
+from fixtures.records.cell_record import record_of
 from fixtures.records.recorder import Recorder, commit_facts
+from fixtures.records.relative import group_rate
 from fixtures.runner.group_runner import group_setup, with_group_result
 from fixtures.runner.launchers import SUITE
 from fixtures.schema import (
@@ -44,6 +46,9 @@ from fixtures.schema import (
 from fixtures.summaries.scaling import gain
 from models import api
 from models.errors import InputError
+
+# Networks by the catalog that a benchmark's marker names.
+_CATALOGS = {"classifiers": api.CLASSIFIERS, "denoisers": api.DENOISERS}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,7 +83,7 @@ class GroupCell:
         assert matrix.model is not None, "each benchmark of test_scaling has a default model"
         assert matrix.resolution is not None, "each benchmark of test_scaling has a default resolution"
         self._scaling = matrix.scaling
-        catalog = api.CLASSIFIERS if matrix.catalog == "classifiers" else api.STYLE_NETWORKS
+        catalog = _CATALOGS.get(matrix.catalog, api.STYLE_NETWORKS)
         name = parsing.option_value("--model", options.model or matrix.model[0], parsing.one_of("model", catalog))
         self._factory = catalog[name]
         image = parsing.option_value(
@@ -184,7 +189,7 @@ def sentence_of(outcome: Outcome) -> str:
         return f"{cell.benchmark} {cell.model} with {cell.ranks} ranks: {result.status}: {result.message}"
     return (
         f"{cell.benchmark} {cell.model} with {cell.ranks} ranks on {', '.join(details['hosts'])}:"
-        f" {result.median_seconds * 1e3:.4g} ms/iteration, {outcome.images_per_second or 0.0:.4g} images/s,"
+        f" {result.median_seconds * 1e3:.4g} ms/iteration, {group_rate(record_of(outcome)) or 0.0:.4g} images/s,"
         f" {details['communication_share']:.1%} of it communication"
     )
 

@@ -3,6 +3,7 @@
 A rank is a process with its own device, or on cpu with its share of the cores. torch's elastic launcher starts the
 ranks. They communicate through NCCL between GPUs and through gloo between cpus. Weak scaling: each rank has `--batch`
 images. Strong scaling: the group has `--batch` images. Image: the tiles of one image are distributed over the ranks.
+A classifier or a denoiser is trained by DistributedDataParallel; images/s are images trained with, not images made.
 
 Inside the clock: one iteration of all ranks, from idle devices to idle devices; the time is that of the slowest rank.
 Outside: start of the ranks, weights, warm-up, synchronisation of the clocks. Efficiency is the rate of the group over
@@ -26,6 +27,16 @@ TRAINING = {
     "fixed": {"mode": "training"},
     "without": ("optimizer", "strategy"),
 }
+# At 256 px an iteration would take four times as long.
+DENOISING = {
+    "step": "data_parallel_denoising",
+    "catalog": "denoisers",
+    "model": ("dit_s2",),
+    "resolution": (128,),
+    "batch": (16,),
+    "fixed": {"mode": "training"},
+    "without": ("optimizer", "strategy"),
+}
 
 
 @pytest.mark.matrix(scaling="weak", **TRAINING)
@@ -35,6 +46,16 @@ def test_data_parallel_weak(cell: Cell, measure_group: MeasureGroup) -> None:
 
 @pytest.mark.matrix(scaling="strong", **TRAINING)
 def test_data_parallel_strong(cell: Cell, measure_group: MeasureGroup) -> None:
+    measure_group(cell)
+
+
+@pytest.mark.matrix(scaling="weak", **DENOISING)
+def test_data_parallel_denoise_weak(cell: Cell, measure_group: MeasureGroup) -> None:
+    measure_group(cell)
+
+
+@pytest.mark.matrix(scaling="strong", **DENOISING)
+def test_data_parallel_denoise_strong(cell: Cell, measure_group: MeasureGroup) -> None:
     measure_group(cell)
 
 

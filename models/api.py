@@ -29,6 +29,7 @@ STEPS = {
     "classify": "models.steps.classify:classify",
     "denoise": "models.steps.generators:denoise",
     "decode": "models.steps.generators:decode",
+    "tiled_decode": "models.steps.tiled_decode:TiledDecode",
     "input_pipeline": "models.steps.input_pipeline:PictureInput",
     "copy": "models.steps.device_limits:Copy",
     "matrix_product": "models.steps.device_limits:Product",
@@ -38,6 +39,7 @@ STEPS = {
     "elements": "models.steps.device_limits:Elements",
     "images": "models.steps.device_limits:Images",
     "data_parallel_training": "models.steps.distributed.data_parallel:DataParallelTraining",
+    "data_parallel_denoising": "models.steps.distributed.data_parallel:DataParallelDenoising",
     "sharded_style_iteration": "models.steps.distributed.sharded:ShardedStyleIteration",
     "middle_shard": "models.steps.distributed.sharded:MiddleShard",
 }
@@ -47,7 +49,9 @@ STEP_KINDS = {
     "classify": "classification",
     "denoise": "denoise",
     "decode": "decode",
+    "tiled_decode": "tiling",
     "data_parallel_training": "classification",
+    "data_parallel_denoising": "denoise",
     "input_pipeline": "input",
     **dict.fromkeys(
         ("copy", "matrix_product", "convolution", "transfer", "launch", "elements", "images"), "device_limit"
@@ -82,6 +86,15 @@ DECODERS = {
     "kl_decoder": "models.kl_decoder:kl_decoder",
     "kl_decoder_s": "models.kl_decoder:kl_decoder_s",
 }
+
+# What decodes in tiles, see `models/tilers.py`; `whole` does not, and is what the others are compared with.
+TILERS = {
+    "diffusers": "models.diffusers_autoencoder:DiffusersTiling",
+    "naive": "models.tilers:SeparateTiles",
+    "whole": "models.tilers:Whole",
+}
+# What their errors are measured on, see `models/steps/tiled_decode.py`.
+LATENTS = ("noise", "photograph")
 
 # What an iteration does, see `models/steps/classify.py` and `models/steps/generators.py`.
 MODES = ("forward", "input", "training")
@@ -260,6 +273,36 @@ def tile_selection(select: "TileSelector") -> AbstractContextManager[None]:
     from models.steps.tiling.chain import tile_selection as select_tiles
 
     return select_tiles(select)
+
+
+def import_tiler(reference: str) -> None:
+    """Import a tiler's module with the libraries that it needs.
+
+    Raises:
+        InputError: the reference names nothing.
+        Unsupported: a library is not installed.
+    """
+    from models.workload import resolve
+
+    resolve(reference)
+
+
+def tiling_errors(step: "Step", latents: str, error_map: str) -> Mapping[str, float | None]:
+    """Figures of a tiler's image against that of the whole decode, and a picture of the difference.
+
+    Args:
+        step: that of the key `tiled_decode`.
+        latents: one of `LATENTS`.
+        error_map: path of the picture to be written.
+
+    Raises:
+        InputError: the tiler's edges or its image do not fit the latents, or the file cannot be written.
+        Unsupported: these latents need a library that is not installed.
+    """
+    from models.steps.tiled_decode import TiledDecode
+
+    assert isinstance(step, TiledDecode), "only the step `tiled_decode` has a tiler"
+    return step.errors(latents, Path(error_map))
 
 
 def save_images(image: "Tensor", work: "Workload", paths: Mapping[str, str], facts: Mapping[str, str]) -> None:

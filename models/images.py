@@ -26,7 +26,9 @@ def read(path: str | Path) -> Tensor:
         raise InputError(f"there is no picture {str(path)!r}; give the path of a JPEG, PNG, GIF or WebP file")
     try:
         with Image.open(path) as picture:
-            return pil_to_tensor(ImageOps.exif_transpose(picture).convert("RGB"))
+            # In place, and without a conversion from RGB to RGB: each would copy a picture that needs no change.
+            ImageOps.exif_transpose(picture, in_place=True)
+            return pil_to_tensor(picture if picture.mode == "RGB" else picture.convert("RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # SyntaxError: a broken PNG
         raise InputError(f"the picture {str(path)!r} cannot be decoded; give a JPEG, PNG, GIF or WebP file") from error
 

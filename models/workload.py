@@ -80,6 +80,7 @@ class Workload:
         tile_px: side of the tiles, for strategies with tiles; 0 for the strategy's default.
         ranks: number of processes that share the work; torch.distributed knows the rank of each.
         iterations: total number at all sizes of a generated picture; 0 for steps without an end.
+        tiler: reference of the factory of a tiling decoder; empty for other steps.
         unfinished: path of the checkpoint file of a generated picture; empty for none.
     """
 
@@ -103,6 +104,7 @@ class Workload:
     iterations: int = 0
     unfinished: str = ""
     attention: str = "auto"
+    tiler: str = ""
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:

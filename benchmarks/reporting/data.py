@@ -66,8 +66,8 @@ class ShownCell(CellRecord):
     def further(self) -> str:
         """All axes beside model and size that are not at their default."""
         ranks = f"{self.ranks} ranks" if self.ranks > 1 else ""
-        words = [self.variant, self.mode, self.size, ranks]
-        if self.kind == "classification":
+        words = [self.variant, self.mode, self.size, ranks, self.tiler]
+        if self.kind in ("classification", "denoise", "decode"):
             words.append(f"batch {self.batch}")
         return " ".join(word for word in words if word)
 

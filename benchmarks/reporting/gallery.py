@@ -37,9 +37,15 @@ def gallery(report_data: ReportData) -> Section | None:
 
 def picture_of(cell: ShownCell) -> Picture | None:
     """A small copy of a cell's picture; None without one, or if its file is missing or not a picture."""
-    if not cell.word("picture"):
+    uri = small_copy(cell, cell.word("picture"))
+    return None if uri is None else Picture(uri, _caption(cell), cell)
+
+
+def small_copy(cell: ShownCell, recorded: str) -> str | None:
+    """The data URI of a small copy of a picture, whose path the record has; None as in `picture_of`."""
+    if not recorded:
         return None
-    path = cell.path.parent / Path(cell.word("picture"))
+    path = cell.path.parent / Path(recorded)
     copy = io.BytesIO()
     try:
         with Image.open(path) as picture:
@@ -51,11 +57,12 @@ def picture_of(cell: ShownCell) -> Picture | None:
     small.thumbnail((_SIDE_PX, _SIDE_PX), Image.Resampling.LANCZOS)
     small.save(copy, "JPEG", quality=_QUALITY)
     text = base64.b64encode(copy.getvalue()).decode("ascii")
-    return Picture(f"data:image/jpeg;base64,{text}", _caption(cell), cell)
+    return f"data:image/jpeg;base64,{text}"
 
 
 def _caption(cell: ShownCell) -> str:
-    words = [f"{cell.name}, {cell.size_px} px"]
+    decoded = "decoded by " if cell.kind == "decode" else ""
+    words = [f"{decoded}{cell.name}, {cell.size_px} px"]
     if iterations := cell.number("iterations"):
         words.append(f"{figure(iterations)} iterations")
     return ", ".join(words)

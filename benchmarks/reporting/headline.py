@@ -34,10 +34,15 @@ class Headline:
 def headline(report_data: ReportData) -> Headline:
     """The headline; also for a run without measurements."""
     ran = [cell for cell in report_data.iterations if cell.ran]
-    title = _rate(report_data, ran) or _classified(report_data) or _anything(report_data)
-    sentences = [
-        sentence for sentence in (_largest(report_data), _large_pictures(ran), _failures(report_data)) if sentence
-    ]
+    generated = _generated(report_data)
+    title = _rate(report_data, ran) or _classified(report_data) or next(iter(generated), _anything(report_data))
+    others = (
+        *(f"{sentence}." for sentence in generated if sentence != title),
+        _largest(report_data),
+        _large_pictures(ran),
+        _failures(report_data),
+    )
+    sentences = [sentence for sentence in others if sentence]
     return Headline(title, sentences, [tile for tile in (*_tiles(report_data, ran), _counted(report_data)) if tile])
 
 
@@ -75,6 +80,22 @@ def _classified(report_data: ReportData) -> str | None:
     )
 
 
+def _generated(report_data: ReportData) -> list[str]:
+    """The best forward pass of a denoiser, and of a decoder, at the size nearest to 512 px."""
+    sentences = []
+    for kind, unit in (("denoise", "evaluations"), ("decode", "decodes")):
+        of_kind = [cell for cell in report_data.cells if cell.kind == kind and not cell.is_search]
+        ran = [cell for cell in of_kind if cell.images_per_second]
+        if not ran:
+            continue
+        best = min(ran, key=lambda cell: (abs(cell.pixels - _SIDE_PX**2), -(cell.iterations_per_minute or 0)))
+        sentences.append(
+            f"{best.name} at {best.size_px} px: {figure(best.iterations_per_minute or 0)} {unit} per minute on"
+            f" {best.place}"
+        )
+    return sentences
+
+
 def _anything(report_data: ReportData) -> str:
     ran = sum(cell.ran for cell in report_data.cells)
     if ran:
@@ -86,9 +107,15 @@ def _largest(report_data: ReportData) -> str | None:
     searches = [cell for cell in report_data.cells if cell.number("largest_side_px")]
     if not searches:
         return None
-    best = max(searches, key=lambda cell: cell.number("largest_side_px") or 0)
-    side = f"{best.number('largest_side_px'):g}"
-    return f"The largest square image that fits: {side} × {side} px with {best.name} on {best.place}."
+    # One of each kind of work, the largest.
+    best = {cell.kind: cell for cell in searches}  # in the order of the record
+    best |= {cell.kind: cell for cell in sorted(searches, key=lambda cell: cell.number("largest_side_px") or 0)}
+    largest = [
+        f"{cell.number('largest_side_px'):g} × {cell.number('largest_side_px'):g} px with {cell.name} on {cell.place}"
+        + ("" if kind == "style" else f" ({kind})")
+        for kind, cell in best.items()
+    ]
+    return f"The largest square image that fits: {'; '.join(largest)}."
 
 
 def _large_pictures(ran: Sequence[ShownCell]) -> str | None:

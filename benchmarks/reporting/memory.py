@@ -56,8 +56,8 @@ def _draw(lines: Sequence[Line], known: Mapping[tuple[str, str], Look], width_in
         hollow = {"linestyle": ":", "linewidth": 1, "markerfacecolor": "none"}
         alone = None if measured else f"{label}, predicted"
         curve(axes, predicted, lambda cell: cell.predicted_memory_bytes, look, line[0], label=alone, **hollow)
-    _draw_limits(axes, [cell for line in lines for cell in line])
-    _byte_ticks(axes)
+    draw_limits(axes, [cell for line in lines for cell in line])
+    byte_ticks(axes)
     axes.grid(visible=True)
     axes.set_ylabel("peak memory, logarithmic", rotation_mode="anchor")
     legend_below(axes, width_inches)
@@ -79,7 +79,7 @@ def _limits(cells: Sequence[ShownCell]) -> dict[str, float]:
     return limits
 
 
-def _draw_limits(axes: Axes, cells: Sequence[ShownCell]) -> None:
+def draw_limits(axes: Axes, cells: Sequence[ShownCell]) -> None:
     """A line for each limit."""
     before = 0.0
     shift = 3
@@ -98,7 +98,8 @@ def _draw_limits(axes: Axes, cells: Sequence[ShownCell]) -> None:
         )
 
 
-def _byte_ticks(axes: Axes) -> None:
+def byte_ticks(axes: Axes) -> None:
+    """Label powers of two along y as sizes of memory."""
     low, high = axes.get_ylim()
     powers = [2.0**power for power in range(0, 60, 1 if high / low < 256 else 2) if low <= 2.0**power <= high]
     axes.yaxis.set_major_locator(FixedLocator(powers))
@@ -158,7 +159,10 @@ def largest(report_data: ReportData) -> Section | None:
         return None
     finding = "None of the searches found an image that fits."
     if fitting:
-        finding = f"{fitting[0].name} on {fitting[0].place}: {_side_px(fitting[0])} × {_side_px(fitting[0])} px."
+        best: dict[str, ShownCell] = {cell.kind: cell for cell in cells if _side_px(cell)}  # in the order of the record
+        best |= {cell.kind: cell for cell in reversed(fitting)}
+        sides = [f"{_searched(cell)} on {cell.place}: {_side_px(cell)} × {_side_px(cell)} px" for cell in best.values()]
+        finding = "; ".join(sides) + "."
     draw = partial(_draw_largest, fitting, {series: look.colour for series, look in looks(report_data).items()})
     return Section(
         "largest",
@@ -168,6 +172,11 @@ def largest(report_data: ReportData) -> Section | None:
         tables=[_largest_table(cells)],
         notes=["Exact to within 64 px, by running the sizes around the edge."] if fitting else [],
     )
+
+
+def _searched(cell: ShownCell) -> str:
+    """The model with its kind of work, as the size that it can have depends on it."""
+    return cell.name if cell.kind == "style" else f"{cell.kind}: {cell.name} {cell.mode}"
 
 
 def _side_px(cell: ShownCell) -> int:
@@ -184,7 +193,8 @@ def _draw_largest(cells: Sequence[ShownCell], colours: dict[tuple[str, str], str
             f"{_side_px(cell)}", (_side_px(cell), height), xytext=(4, 0), textcoords="offset points", va="center"
         )
     one_place = len({cell.place for cell in cells}) == 1
-    axes.set_yticks(range(len(cells)), [cell.name if one_place else f"{cell.name}\n{cell.place}" for cell in cells])
+    names = [_searched(cell) + ("" if one_place else f"\n{cell.place}") for cell in cells]
+    axes.set_yticks(range(len(cells)), names)
     axes.invert_yaxis()
     axes.margins(x=0.1)
     axes.tick_params(axis="y", length=0)
@@ -196,15 +206,17 @@ def _draw_largest(cells: Sequence[ShownCell], colours: dict[tuple[str, str], str
 
 def _largest_table(cells: Sequence[ShownCell]) -> Table:
     header = (
-        "device", "model", "variant", "largest side [px]", "peak memory", "budget", "s/iteration", "fails at [px]",
-        "why", "status",
+        "device", "kind", "model", "variant", "mode", "largest side [px]", "peak memory", "budget", "s/iteration",
+        "fails at [px]", "why", "status",
     )  # fmt: skip
     rows = [
         row(
             cell,
             word(cell.place),
+            word(cell.kind),
             word(cell.model),
             word(cell.variant or "plain"),
+            word(cell.mode),
             number(cell.number("largest_side_px")),
             memory(cell.measured_peak_bytes),
             memory(cell.memory_budget_bytes),

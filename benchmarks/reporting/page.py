@@ -19,8 +19,10 @@ from benchmarks.reporting.roofline import limits, roofline
 from benchmarks.reporting.scaling import scaling
 from benchmarks.reporting.sections import Chart, Section, Table
 from benchmarks.reporting.speed_ups import speed_ups
+from benchmarks.reporting.stages import stage_memory, stages
 from benchmarks.reporting.strategies import strategies
 from benchmarks.reporting.throughput import heat_map, throughput
+from benchmarks.reporting.tilers import tilers
 from fixtures.formatting import markdown_table
 from fixtures.schema import write_atomically
 
@@ -29,10 +31,13 @@ SECTIONS: tuple[Callable[[ReportData], Section | None], ...] = (
     comparison,
     throughput,
     heat_map,
-    largest,
     peak_memory,
+    stages,
+    stage_memory,
+    largest,
     speed_ups,
     strategies,
+    tilers,
     classification,
     input_side,
     device_time,

@@ -129,16 +129,17 @@ def curve(
 
 
 def legend_below(axes: Axes, width_inches: float) -> None:
-    """A legend below the plot, where it hides no data; none without labels."""
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
+    """A legend of all panels of the plot, below them, where it hides no data; none without labels."""
+    assert isinstance(axes.figure, Figure)
+    panels = (panel.get_legend_handles_labels() for panel in axes.figure.axes)
+    named = {label: handle for one in panels for handle, label in zip(*one, strict=True)}
+    if named:
         # A line with its marker is 40 points wide, a letter 5.
         widest = int((72 * width_inches - 40) / 5)
-        labels = [textwrap.fill(label, widest) for label in labels]
+        labels = [textwrap.fill(label, widest) for label in named]
         longest = max(len(line) for label in labels for line in label.split("\n"))
         columns = max(1, int(72 * width_inches / (40 + 5 * longest)))
-        assert isinstance(axes.figure, Figure)
-        axes.figure.legend(handles, labels, loc="outside lower left", ncols=columns, handlelength=2.6)
+        axes.figure.legend(list(named.values()), labels, loc="outside lower left", ncols=columns, handlelength=2.6)
 
 
 def plain_numbers(axis: mpl.axis.Axis) -> None:

@@ -57,7 +57,8 @@ def roofline(report_data: ReportData) -> Section | None:
     ]
     best = max(placed, key=lambda cell: cell.number("ceiling_share") or 0)
     notes = [
-        "Across: arithmetic intensity. Hollow: training. The roof: copies and matrix products, measured there as well."
+        "Across: arithmetic intensity. Hollow: training; half: gradient to the input. The roof: copies and matrix"
+        " products, measured there as well."
     ]
     if (best.number("ceiling_share") or 0) > 1:
         notes.append(
@@ -130,6 +131,8 @@ def _draw(cells: Sequence[ShownCell], known: Mapping[tuple[str, str], Look], wid
             marker=look.marker,
             color=look.colour,
             markerfacecolor="none" if cell.mode == "training" else look.colour,
+            markerfacecoloralt="none",
+            fillstyle="left" if cell.mode == "input" else "full",
             label=None if cell.model in named else cell.model,
         )
         named.add(cell.model)

@@ -10,6 +10,7 @@ from benchmarks.reporting.data import ReportData, ShownCell
 from benchmarks.reporting.plotting import MUTED, canvas, legend_below, look, tag
 from benchmarks.reporting.sections import Chart, Section, Table, memory, number, percent, row, word
 from fixtures.formatting import figure
+from fixtures.records.relative import group_rate
 
 Curve = Sequence[ShownCell]
 
@@ -96,7 +97,7 @@ def _table(cells: Sequence[ShownCell]) -> Table:
             word(cell.batch),
             number(cell.ranks),
             number(cell.median_seconds, 1e-3),
-            number(cell.images_per_second),
+            number(group_rate(cell)),
             number(cell.number("speedup")),
             percent(cell.number("efficiency")),
             percent(cell.number("communication_share")),

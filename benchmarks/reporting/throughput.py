@@ -109,7 +109,7 @@ def _draw(lines: Sequence[Line], known: Mapping[tuple[str, str], Look], width_in
         face = "none" if line[0].variant else look.colour
         label = f"{line[0].name} on {line[0].place}"
         curve(axes, ran, lambda cell: cell.iterations_per_minute, look, line[0], markerfacecolor=face, label=label)
-        _mark_end(axes, line, look)
+        mark_end(axes, line, look, line[0].name)
     axes.grid(visible=True)
     plain_numbers(axes.yaxis)
     axes.set_ylabel("iterations per minute, logarithmic", rotation_mode="anchor")
@@ -117,7 +117,7 @@ def _draw(lines: Sequence[Line], known: Mapping[tuple[str, str], Look], width_in
     return fig
 
 
-def _mark_end(axes: Axes, line: Line, look: Look) -> None:
+def mark_end(axes: Axes, line: Line, look: Look, name: str) -> None:
     """A cross on the axis at the first size that failed, with its status."""
     failed = [cell for cell in line if not cell.ran and cell.status != "skipped"]
     if not failed:
@@ -132,7 +132,7 @@ def _mark_end(axes: Axes, line: Line, look: Look) -> None:
     already = len(axes.texts)
     tag(
         axes.annotate(
-            f"{end.name}: {end.status.replace('_', ' ')}",
+            f"{name}: {end.status.replace('_', ' ')}",
             (end.pixels, 0.03 + 0.05 * already),
             xycoords=where,
             xytext=(-5, 0),

@@ -57,7 +57,7 @@ def denoise(workload: Workload) -> Step:
 
 def decode(workload: Workload) -> Step:
     """The step of a decoder, by mode; errors as in `denoise`."""
-    return _step({"forward": Forward, "input": InputGradient}, workload)
+    return _step({"forward": Decode, "input": InputGradient}, workload)
 
 
 def _step(modes: Mapping[str, type["GeneratorStep"]], workload: Workload) -> Step:
@@ -83,6 +83,9 @@ class GeneratorStep(Step):
             self._latents = self._latents.contiguous(memory_format=torch.channels_last)
         self._evaluate: Callable[..., Tensor] = self._network
         if workload.strategy == "compiled":
+            if workload.attention != "auto":
+                # The keys of its caches lack the kernel: code of another one would be loaded.
+                torch.compiler.config.force_disable_caches = True
             self._evaluate = torch.compile(self._network, dynamic=False)
         self._compilation = Compilation() if workload.strategy == "compiled" else None
         self._graphed = GraphedCall(self._device) if workload.strategy == "graphed" else None
@@ -158,6 +161,14 @@ class Forward(GeneratorStep):
         return None if self._output is None else float(self._output.float().mean())
 
 
+class Decode(Forward):
+    """The pixels of one batch of latents, in inference mode."""
+
+    def image(self) -> Tensor | None:
+        """Shape (batch, 3, height, width), in [0, 1]: a decoder's pixels are in [-1, 1]."""
+        return None if self._output is None else (self._output.float() / 2 + 0.5).clamp(0, 1)
+
+
 class InputGradient(GeneratorStep):
     """The gradient of the output's mean square with respect to the latents, with frozen weights."""
 
@@ -222,7 +233,7 @@ class Training(GeneratorStep):
         with self._computing():
             prediction = self._evaluate(self._latents, *self._conditions)
         # A DiT predicts the variance too, in further channels.
-        self._loss_graph = mse_loss(prediction[:, : self._network.latent_channels].float(), self._noise)
+        self._loss_graph = mse_loss(prediction[:, : self._network.latent_channels].to(self._noise.dtype), self._noise)
         self._loss = self._loss_graph.detach()
 
     def _backward(self) -> None:

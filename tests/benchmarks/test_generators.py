@@ -35,6 +35,7 @@ def test_denoisers_and_decoders_have_tables_rates_and_kinds(suite):
         assert cell["first_loss"] == cell["last_loss"] != 0
         assert cell["predicted_memory_bytes"] > 0
         assert cell["flops_per_iteration"] > 1e8
+        assert cell["attention_operators"] == ["_scaled_dot_product_flash_attention_for_cpu"]
     assert "denoise, one evaluation; an image takes 20 (--denoising-steps)" in done.stdout
     assert "evaluations/min" in done.stdout
     assert "decodes/min" in done.stdout

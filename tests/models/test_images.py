@@ -1,6 +1,6 @@
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torchvision.transforms.v2.functional import to_pil_image
 
 from models import images
@@ -15,6 +15,19 @@ def test_a_picture_is_scaled_to_cover_the_cell_and_cropped_on_both_sides(tmp_pat
     assert fitted.shape == (1, 3, 20, 20)
     assert torch.equal(fitted, torch.ones_like(fitted))
     assert fitted.is_contiguous()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_picture_is_rotated_as_its_exif_orientation_says(tmp_path, mode):
+    picture = Image.new(mode, (3, 2))
+    picture.putpixel((0, 0), 255 if mode == "L" else (255, 255, 255))
+    exif = picture.getexif()
+    exif[ExifTags.Base.Orientation] = 6  # the camera was turned: rotate clockwise
+    picture.save(tmp_path / "turned.png", exif=exif)
+    upright = images.read(tmp_path / "turned.png")
+    assert upright.shape == (3, 3, 2)
+    assert upright[:, 0, 1].tolist() == [255, 255, 255]
+    assert upright.sum() == 3 * 255
 
 
 def test_a_small_picture_is_enlarged_to_odd_sizes():

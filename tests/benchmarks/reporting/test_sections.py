@@ -123,6 +123,67 @@ def test_every_section_has_its_plots_as_files_and_its_data_in_a_table(reported, 
         assert section.count("\n| ") >= 3, heading
 
 
+def generator(kind, model, resolution, mode="forward", make=cell, **further):
+    facts = {"benchmark": f"test_{kind}", "kind": kind, "mode": mode, "batch": 1, "attention_operators": []}
+    return make(model=model, resolution=resolution, **facts | further)
+
+
+def test_denoisers_and_decoders_have_rates_images_and_memory_side_by_side(reported, plots, tmp_path):
+    denoise = {"kind": "denoise", "model": "dit_s2", "denoising_steps": 20}
+    decode = {"kind": "decode", "model": "kl_decoder_s"}
+    flash = ["_scaled_dot_product_flash_attention_for_cpu"]
+    budget = {"memory_budget_bytes": 2**30}
+    page = reported(
+        record(
+            [
+                *(generator(resolution=side, attention_operators=flash, **denoise) for side in ("64", "128")),
+                generator(resolution="64", mode="input", images_per_second=None, **denoise),
+                *(generator(resolution=side, **decode, **budget) for side in ("64", "128")),
+                generator(resolution="256", make=failed, **decode, **budget),
+                generator(resolution="largest", largest_side_px=192, width=192, height=192, **decode),
+            ]
+        )
+    )
+    assert "dit_s2 at 128 px: 6000 evaluations per minute on A CPU (cpu)</h1>" in page
+    assert "kl_decoder_s at 128 px: 6000 decodes per minute on A CPU (cpu)." in page
+    assert "The largest square image that fits: 192 × 192 px with kl_decoder_s on A CPU (cpu) (decode)." in page
+    assert "kl_decoder_s forward runs out of memory at 256 px" in page
+    assert "images/s (20 steps)" in page
+    assert page.count(">flash<") == 2
+    rates, of_images, memory = (
+        page.partition(f'aria-label="{title}"')[2].partition("</svg>")[0]
+        for title in (
+            "Evaluations and decodes per minute against pixels",
+            "Images per second of each stage, at 20 evaluations an image",
+            "Peak memory of each stage against pixels",
+        )
+    )
+    assert "kl_decoder_s forward: out of memory" in rates
+    assert "dit_s2 input" in rates
+    assert "dit_s2 input" not in of_images  # a gradient makes no image
+    assert memory.count("limit on A CPU (cpu): 1 GiB") == 1  # the decoder's only
+    assert {path.stem for path in plots.iterdir()} >= {"stages", "stage-images", "stage-memory", "largest"}
+
+
+def test_without_denoisers_and_decoders_their_sections_are_left_out(reported):
+    page = reported(record([cell()]))
+    assert 'id="stages"' not in page
+    assert 'id="stage-memory"' not in page
+
+
+def test_a_run_of_generators_that_failed_shows_what_they_were_predicted_to_take(reported):
+    page = reported(record([generator("decode", "kl_decoder", "1024", make=failed)]))
+    assert 'id="stages"' not in page
+    assert "kl_decoder forward runs out of memory at 1024 px." in page
+
+
+def test_a_group_that_trains_a_denoiser_shows_the_images_that_it_trains_with(reported, tmp_path):
+    ranks = {"scaling": "weak", "ranks": 2, "speedup": 1.9, "images_per_second": None, "batch": 16}
+    reported(record([generator("denoise", "dit_s2", "128", "training", seconds=0.5, **ranks)]))
+    section = (tmp_path / "out" / "summary.md").read_text().partition("## Several ranks")[2]
+    assert "| 64 |" in section
+
+
 def test_limits_of_devices_and_their_input_side_have_sections(reported, plots):
     copies = [cell("copy", "", benchmark="test_copy", size=size, rate=5e10) for size in ("1MiB", "64MiB")]
     workers = [cell("jpeg", "224", benchmark="test_input", size=f"{count}workers", batch=16) for count in (1, 2)]

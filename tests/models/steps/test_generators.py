@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from fixtures.worker.what_ran import attention_operators
 from models.api import DECODERS, DENOISERS, STRATEGIES, working_attention_kernels
 from models.dit import DiT
 from models.errors import InputError, Unsupported
@@ -143,6 +144,18 @@ def test_compiled_computes_the_same_and_times_its_compilation():
     assert compiled.loss() == pytest.approx(plain.loss(), rel=1e-3)
 
 
+@pytest.mark.slow
+def test_compiled_code_runs_the_kernel_that_is_named_after_that_of_another_one(monkeypatch):
+    monkeypatch.setattr(torch.compiler.config, "force_disable_caches", False)
+    ran = []
+    for kernel in ("auto", "math"):
+        torch.compiler.reset()  # as in another process; caches on disk stay
+        step = step_of("narrow_dit", "forward", strategy="compiled", attention=kernel)
+        step()
+        ran.append(attention_operators(step))
+    assert ran == [["_scaled_dot_product_flash_attention_for_cpu"], []]  # math is compiled into plain operators
+
+
 @pytest.mark.parametrize("kernel", ["flash", "math"])
 def test_attention_kernels_compute_the_same(kernel):
     auto, named = (step_of("narrow_dit", "input", attention=one) for one in ("auto", kernel))
@@ -177,3 +190,15 @@ def test_each_mode_is_a_step():
     assert [type(step_of("narrow_dit", mode)) for mode in ("forward", "input", "training")] == [
         Forward, InputGradient, Training,
     ]  # fmt: skip
+
+
+def test_a_decode_has_an_image_in_the_range_of_files_and_a_denoiser_has_none():
+    decoded, denoised = step_of("kl_decoder_s", "forward", batch=2), step_of("unet_s", "forward")
+    assert decoded.image() is None
+    for step in (decoded, denoised):
+        step()
+    image = decoded.image()
+    assert image.shape == (2, 3, 64, 64)
+    assert 0 <= image.min() < image.max() <= 1
+    assert torch.equal(image, (decoded._output / 2 + 0.5).clamp(0, 1))
+    assert denoised.image() is None
