@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision import models as torchvision_models
 
 from models.errors import InputError
-from models.weights import random_state
+from models.weights import assign, random_tensors
 
 CLASSES = 1000
 # Every network accepts an image of this side: the upper end of the search for the smallest side.
@@ -62,10 +62,9 @@ def basic_cnn() -> nn.Sequential:
         )
 
 
-def materialise(network: nn.Module, device: torch.device, seed: int = 0) -> nn.Module:
+def materialise(network: nn.Module, device: torch.device, seed: int = 0, dtype: torch.dtype | None = None) -> nn.Module:
     """The network with seeded random weights on `device`. Speed does not depend on the weights."""
-    state = {key: value.to(device) for key, value in random_state(network, seed).items()}
-    network.load_state_dict(state, assign=True)
+    assign(network, random_tensors(network, seed), device, dtype)
     return network
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.errors import InputError
-from models.weights import check_shapes, random_tensors, read_state
+from models.weights import assign, check_shapes, random_tensors, read_state
 
 
 class Generator(nn.Module):
@@ -60,11 +60,9 @@ def materialise(
     Raises:
         InputError: the file cannot be read, or has a tensor of another shape.
     """
-    if weights == "random":
-        state = {key: value.to(device, dtype) for key, value in random_tensors(network, seed)}
-    else:
-        state = {key: value.to(device, dtype) for key, value in _state_from(weights, network).items()}
-    network.load_state_dict(state, assign=True)
+    random = weights == "random"
+    tensors = random_tensors(network, seed) if random else _state_from(weights, network).items()
+    assign(network, tensors, device, dtype)
 
 
 def check_weights(network: Generator, weights: str) -> None:

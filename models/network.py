@@ -1,7 +1,11 @@
 """The description of a network that is used for style generation: its layers, losses and normalisation."""
 
+import copy
+import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +59,48 @@ class StyleNetwork:
     def loss_layers(self) -> frozenset[str]:
         """Names of all layers at which a loss is computed."""
         return frozenset({self.content_layer, *self.style_layers})
+
+    @property
+    def stored_as(self) -> torch.dtype | None:
+        """Type of the weights; None for layers without any."""
+        return next((tensor.dtype for tensor in self._state() if tensor.is_floating_point()), None)
+
+    def in_type(self, dtype: torch.dtype) -> "StyleNetwork":
+        """This network if its weights have the type, else a copy, frozen, with its weights in it."""
+        if self.stored_as in (None, dtype):
+            return self
+        # A deep copy takes what it finds here instead of a copy of its own.
+        others: dict[int, Any] = {}
+        for tensor in self._state():
+            other = tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach().clone()
+            is_weight = isinstance(tensor, nn.Parameter)
+            others[id(tensor)] = nn.Parameter(other, requires_grad=False) if is_weight else other
+        return dataclasses.replace(self, layers=copy.deepcopy(self.layers, others))
+
+    def _state(self) -> Iterable[Tensor]:
+        return itertools.chain(self.layers.parameters(), self.layers.buffers())
+
+
+class Normalisation:
+    """The input of a network's first layer, for pixels in [0, 1] of shape (1, 3, height, width).
+
+    Computed in the pixels' type. The result has the type in which the network's weights are stored, and so have the
+    features of all layers.
+
+    Args:
+        like: a tensor with the device and type of the pixels.
+    """
+
+    def __init__(self, network: StyleNetwork, like: Tensor) -> None:
+        self._mean, self._std = (like.new_tensor(values).view(1, 3, 1, 1) for values in (network.mean, network.std))
+        self._stored_as = network.stored_as or like.dtype
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return ((pixels - self._mean) / self._std).to(self._stored_as)
+
+    def backward(self, gradient: Tensor) -> Tensor:
+        """The gradient with respect to the pixels, in their type, from the one with respect to the result."""
+        return gradient / self._std
 
 
 def until_last(layers: Iterable[tuple[str, nn.Module]], loss_layers: Iterable[str]) -> nn.Sequential:

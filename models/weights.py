@@ -1,6 +1,6 @@
 """Loading weights: seeded random ones, torchvision's ImageNet weights, or a file."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from urllib.error import URLError
 
@@ -13,7 +13,9 @@ from models.errors import InputError
 from models.network import StyleNetwork
 
 
-def load(network: StyleNetwork, weights: str, device: torch.device, seed: int = 0) -> None:
+def load(
+    network: StyleNetwork, weights: str, device: torch.device, seed: int = 0, dtype: torch.dtype | None = None
+) -> None:
     """Load the network's weights and freeze them: only the image is optimised. Layers may be on the meta device.
 
     Args:
@@ -24,25 +26,31 @@ def load(network: StyleNetwork, weights: str, device: torch.device, seed: int = 
         InputError: the weights do not exist or cannot be read, or a tensor is missing or has another shape.
     """
     layers = network.layers
-    match weights:
-        case "random":
-            state = random_state(layers, seed)
-        case "imagenet":
-            state = _by_layer_name(layers, _download(network))
-        case path:
-            state = _by_layer_name(layers, read_state(Path(path)))
-    check_shapes(layers, state, weights)
-    layers.load_state_dict({key: value.to(device) for key, value in state.items()}, assign=True)
+    if weights == "random":
+        assign(layers, random_tensors(layers, seed), device, dtype)
+    else:
+        source = _download(network) if weights == "imagenet" else read_state(Path(weights))
+        state = _by_layer_name(layers, source)
+        check_shapes(layers, state, weights)
+        assign(layers, state.items(), device, dtype)
     layers.requires_grad_(False).eval()
 
 
-def random_state(network: nn.Module, seed: int) -> dict[str, Tensor]:
-    """A state dict of seeded random weights for a network, which may be on the meta device."""
-    return dict(random_tensors(network, seed))
+def assign(
+    network: nn.Module, tensors: Iterable[tuple[str, Tensor]], device: torch.device, dtype: torch.dtype | None = None
+) -> None:
+    """Give a network, which may be on the meta device, tensors by key; each is moved or converted before the next.
+
+    Args:
+        dtype: of those of floating point; by default, torch's default type.
+    """
+    dtype = dtype or torch.get_default_dtype()
+    state = {key: value.to(device, dtype if value.is_floating_point() else value.dtype) for key, value in tensors}
+    network.load_state_dict(state, assign=True)
 
 
 def random_tensors(network: nn.Module, seed: int) -> Iterator[tuple[str, Tensor]]:
-    """Key and value of each entry of `random_state`, drawn one by one.
+    """Key and value of each tensor of a network, which may be on the meta device: seeded random weights, one by one.
 
     Variance as in He et al. 2015, equation 10: activations of a ReLU network keep their scale, so that float16 neither
     overflows nor underflows. Drawn on the CPU, so that every device gets the same numbers.

@@ -30,6 +30,8 @@ PRODUCT_SHARES = (0.3, 1.2)
 class Card:
     """A card's limits by its maker's data sheet: dense, without sparsity, products accumulated in float32.
 
+    Data sheets since Ampere show tensor cores with 2:4 sparsity, which doubles them, often in large type and alone.
+
     Attributes:
         bandwidth_gb_s: of its memory, in 10^9 bytes/s.
         float32, tf32, half: in 10^12 FLOP/s; half is bfloat16 and float16.
@@ -47,12 +49,17 @@ class Card:
         return known.get(precision, self.half) * 1e12
 
 
-_H100 = "NVIDIA H100 Tensor Core GPU, data sheet (tensor cores: half of the figures with sparsity)"
-_H200 = "NVIDIA H200 Tensor Core GPU, data sheet (tensor cores: half of the figures with sparsity)"
+# Printed: 989 (tf32) and 1979, PCIe 756 and 1513, with sparsity. The "2 TB/s" of the PCIe card is rounded; its product
+# brief says more than 2000 GB/s. Rates in float32 are those of the CUDA cores: tensor cores have none.
+_H100 = "NVIDIA H100 Tensor Core GPU, data sheet, half of its figures with sparsity"
+_H200 = "NVIDIA H200 Tensor Core GPU, data sheet, half of its figures with sparsity"
+# Prints both figures, with and without sparsity.
 _A100 = "NVIDIA A100 Tensor Core GPU, data sheet"
-_L4 = "NVIDIA L4 Tensor Core GPU, data sheet (tensor cores: half of the figures with sparsity)"
-_ADA = "NVIDIA Ada GPU Architecture, white paper"
-_GA102 = "NVIDIA Ampere GA102 GPU Architecture, white paper"
+# Printed: 120 (tf32) and 242, with sparsity.
+_L4 = "NVIDIA L4 Tensor Core GPU, data sheet, half of its figures with sparsity"
+# GeForce halves the rate of float16 products that accumulate in float32, as torch's do: 330 and 142 without that.
+_ADA = "NVIDIA Ada GPU Architecture, white paper, FP16 tensor with FP32 accumulate"
+_GA102 = "NVIDIA Ampere GA102 GPU Architecture, white paper, FP16 tensor with FP32 accumulate"
 
 # By the name that torch reports.
 CARDS = {

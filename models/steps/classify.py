@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from models.classifiers import CLASSES, main_logits, materialise
 from models.errors import InputError
 from models.steps.loss_scale import LossScale
-from models.steps.objectives import arithmetic
+from models.steps.objectives import arithmetic, frozen_arithmetic, frozen_type
 from models.workload import Step, Workload, resolve
 
 # Szegedy et al. 2015, section 5: "the losses of the auxiliary classifiers were weighted by 0.3".
@@ -48,7 +48,7 @@ class Forward(Step):
     """Logits of one batch, in eval mode and inference mode."""
 
     def __init__(self, workload: Workload) -> None:
-        self._network, self._images = _network_and_images(workload)
+        self._network, self._images = _network_and_images(workload, frozen_type(workload.precision))
         self._network.eval()
         self._precision = workload.precision
         self._logits: Tensor | None = None
@@ -58,7 +58,7 @@ class Forward(Step):
         return self._network
 
     def __call__(self) -> None:
-        with torch.inference_mode(), arithmetic(self._precision, self._images.device.type):
+        with torch.inference_mode(), frozen_arithmetic(self._precision, self._images.device.type):
             self._logits = self._network(self._images)
 
     def loss(self) -> float | None:
@@ -130,9 +130,10 @@ def loss_of(output: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
     return loss
 
 
-def _network_and_images(workload: Workload) -> tuple[nn.Module, Tensor]:
+def _network_and_images(workload: Workload, dtype: torch.dtype | None = None) -> tuple[nn.Module, Tensor]:
     device = torch.device(workload.device)
-    network = materialise(resolve(workload.model)(), device, workload.seed)
+    network = materialise(resolve(workload.model)(), device, workload.seed, dtype)
     torch.manual_seed(workload.seed)  # also for dropout and labels
     # Normalised images have about mean 0 and standard deviation 1.
-    return network, torch.randn(workload.batch, 3, workload.height, workload.width, device=device)
+    images = torch.randn(workload.batch, 3, workload.height, workload.width, device=device)
+    return network, images if dtype is None else images.to(dtype)

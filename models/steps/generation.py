@@ -18,8 +18,8 @@ from torchvision.transforms.v2.functional import resize
 
 from models import generation_state, images, weights
 from models.generation_state import Scale, coarse_to_fine
-from models.network import StyleNetwork, smallest_side, until_last
-from models.steps.objectives import Objective, StyleTask, gram_matrix, loss_value
+from models.network import Normalisation, StyleNetwork, smallest_side, until_last
+from models.steps.objectives import Objective, StyleTask, frozen_type, gram_matrix, loss_value
 from models.steps.strategies import STRATEGIES
 from models.steps.style import OPTIMIZERS
 from models.workload import Step, Workload, resolve
@@ -85,8 +85,7 @@ def balance_losses(network: StyleNetwork, content: Tensor, style: Tensor) -> Sty
 
 
 def _loss_layer_outputs(network: StyleNetwork, image: Tensor) -> Mapping[str, Tensor]:
-    mean, std = (image.new_tensor(values).view(1, 3, 1, 1) for values in (network.mean, network.std))
-    outputs, features = {}, (image - mean) / std
+    outputs, features = {}, Normalisation(network, image)(image)
     with torch.no_grad():
         for name, layer in network.layers.named_children():
             features = layer(features)
@@ -155,7 +154,8 @@ class Generation(Step):
         weights.load(network, workload.weights, torch.device(workload.device), workload.seed)
         self.scales = coarse_to_fine(workload.width, workload.height, workload.iterations, smallest_side_px)
         coarsest = self.scales[0]
-        self._network = balance_losses(network, *(self._read_picture(path, coarsest) for path in self._paths))
+        network = balance_losses(network, *(self._read_picture(path, coarsest) for path in self._paths))
+        self._network = network.in_type(frozen_type(workload.precision))
         self._image: Tensor | None = None
         self._objective: Objective | None = None
         self._optimizer: torch.optim.Optimizer | None = None

@@ -29,7 +29,7 @@ from models.residual import lay_out_channels_last
 from models.steps.compilation import Compilation
 from models.steps.graphs import GraphedCall
 from models.steps.loss_scale import first_scale
-from models.steps.objectives import arithmetic
+from models.steps.objectives import arithmetic, frozen_arithmetic, frozen_type
 from models.workload import Step, Workload, resolve
 
 # Of the two papers. With random weights a larger rate diverges.
@@ -37,7 +37,6 @@ LEARNING_RATE = 1e-4
 # AdamW divides by the gradient's scale, so that the factor that keeps float16 in range need not be undone.
 FLOAT16_LOSS_SCALE = 1024.0
 
-_STORED_AS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _WHY_NOT = {
     "tiled": "normalisation and attention of a generator span the whole image, so that tiles would change its output",
     "fastest": "it combines changes to a style iteration",
@@ -116,7 +115,7 @@ class GeneratorStep(Step):
     @staticmethod
     def _stored_as(workload: Workload) -> torch.dtype:
         """The type of weights and latents."""
-        return _STORED_AS.get(workload.precision, torch.float32)
+        return frozen_type(workload.precision)
 
     def _loaded(self, workload: Workload) -> Generator:
         """The network with its weights, in the mode and memory layout of the workload."""
@@ -135,12 +134,8 @@ class GeneratorStep(Step):
 
     @contextlib.contextmanager
     def _computing(self) -> Iterator[None]:
-        """Within the context, float32 numbers have the workload's precision, and attention its kernel.
-
-        Numbers of 16 bits are computed as they are stored.
-        """
-        precision = "tf32" if self._precision == "tf32" else "float32"
-        with arithmetic(precision, self._device.type), attention_kernel(self._kernel):
+        """Within the context, torch computes with the workload's precision, and attention by its kernel."""
+        with frozen_arithmetic(self._precision, self._device.type), attention_kernel(self._kernel):
             yield
 
 

@@ -15,17 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.network import StyleNetwork
+from models.network import Normalisation, StyleNetwork
 from models.steps.loss_scale import LossScale, first_scale, is_finite
 
-_AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+_HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @contextlib.contextmanager
 def arithmetic(precision: str, device_type: str, exact_products: bool = False) -> Iterator[None]:
     """Within the context, torch computes with `precision`: sets the backends' float32 precision and autocast.
 
-    `float32` switches off TF32, which is cuDNN's default for convolutions.
+    For weights that are trained, which stay in float32; for a frozen network see `frozen_arithmetic`. TF32, which is
+    cuDNN's default for convolutions, is off under `float32`.
 
     Args:
         exact_products: matrix products of float32 keep its precision under `tf32` too. Those of a style network are
@@ -39,8 +40,8 @@ def arithmetic(precision: str, device_type: str, exact_products: bool = False) -
     for backend, value in settings:
         backend.fp32_precision = value
     try:
-        if precision in _AUTOCAST:
-            with torch.autocast(device_type, dtype=_AUTOCAST[precision]):
+        if precision in _HALF:
+            with torch.autocast(device_type, dtype=_HALF[precision]):
                 yield
         else:
             yield
@@ -49,9 +50,22 @@ def arithmetic(precision: str, device_type: str, exact_products: bool = False) -
             backend.fp32_precision = value
 
 
+def frozen_type(precision: str) -> torch.dtype:
+    """The type in which weights and features of a frozen network are stored.
+
+    Autocast would keep the weights in float32, and convert them anew at each use.
+    """
+    return _HALF.get(precision, torch.get_default_dtype())
+
+
+def frozen_arithmetic(precision: str, device_type: str, exact_products: bool = False) -> AbstractContextManager[None]:
+    """`arithmetic` of a frozen network: numbers of 16 bits are computed as they are stored, without autocast."""
+    return arithmetic("float32" if precision in _HALF else precision, device_type, exact_products)
+
+
 def style_arithmetic(precision: str, image: Tensor) -> AbstractContextManager[None]:
     """`arithmetic` of a style iteration: convolutions in `precision`, Gram matrices in at least float32."""
-    return arithmetic(precision, image.device.type, exact_products=True)
+    return frozen_arithmetic(precision, image.device.type, exact_products=True)
 
 
 def gram_matrix(features: Tensor) -> Tensor:
@@ -113,6 +127,7 @@ class StyleTask:
     """The input of an objective. Images have shape (1, 3, height, width), in [0, 1].
 
     Attributes:
+        network: a precision of 16 bits stores its weights; given with others, it is copied.
         tile_px: side of the tiles, for strategies with tiles; 0 for the strategy's default.
     """
 
@@ -121,6 +136,10 @@ class StyleTask:
     style: Tensor
     precision: str = "float32"
     tile_px: int = 0
+
+    def __post_init__(self) -> None:
+        if self.precision in _HALF:
+            object.__setattr__(self, "network", self.network.in_type(frozen_type(self.precision)))
 
 
 def loss_scale_of(task: StyleTask) -> LossScale:
@@ -142,14 +161,11 @@ class PlainObjective(Objective):
         self._network = network = task.network
         self._precision = task.precision
         self.loss_scale = loss_scale_of(task)
-        self._mean, self._std = (
-            task.content.new_tensor(values).view(1, 3, 1, 1) for values in (network.mean, network.std)
-        )
+        self._normalisation = Normalisation(network, task.content)
         with torch.no_grad(), style_arithmetic(task.precision, task.content):
             self._content_target = full_precision(self._features(task.content)[network.content_layer])
             style = self._features(task.style)
-            with torch.autocast(task.content.device.type, enabled=False):
-                self._gram_targets = {name: gram_matrix(full_precision(style[name])) for name in network.style_layers}
+            self._gram_targets = {name: gram_matrix(full_precision(style[name])) for name in network.style_layers}
 
     def __call__(self, image: Tensor) -> Tensor:
         return self.loss_scale.settle(lambda: self._evaluate(image))
@@ -158,9 +174,7 @@ class PlainObjective(Objective):
         image.grad = None
         with style_arithmetic(self._precision, image):
             loss = self.loss(image)
-            # Autocast would round the gradients of Gram matrices. Convolutions keep the type of their forward pass.
-            with torch.autocast(image.device.type, enabled=False):
-                (loss * self.loss_scale.factor).backward()
+            (loss * self.loss_scale.factor).backward()
         if image.grad is not None:
             self.loss_scale.unscale(image.grad)
         return loss.detach()
@@ -175,21 +189,20 @@ class PlainObjective(Objective):
         """Sum of the losses at layer `name`, shape ()."""
         network = self._network
         # In full precision, whatever the precision of the convolutions.
-        with torch.autocast(features.device.type, enabled=False):
-            exact = full_precision(features)
-            loss = exact.new_zeros(())
-            if name == network.content_layer:
-                loss = loss + network.content_weight * content_loss(exact, self._content_target)
-            if name in network.style_layers:
-                weight = network.style_weight * network.style_layers[name]
-                loss = loss + weight * style_loss(self._gram(exact), self._gram_targets[name])
+        exact = full_precision(features)
+        loss = exact.new_zeros(())
+        if name == network.content_layer:
+            loss = loss + network.content_weight * content_loss(exact, self._content_target)
+        if name in network.style_layers:
+            weight = network.style_weight * network.style_layers[name]
+            loss = loss + weight * style_loss(self._gram(exact), self._gram_targets[name])
         return loss
 
     def _gram(self, features: Tensor) -> Tensor:
         return gram_matrix(features)
 
     def _normalise(self, image: Tensor) -> Tensor:
-        return (image - self._mean) / self._std
+        return self._normalisation(image)
 
     def _features(self, image: Tensor) -> dict[str, Tensor]:
         outputs, features = {}, self._normalise(image)

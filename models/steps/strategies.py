@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._functorch import config as functorch_config
 from torch.utils.checkpoint import checkpoint
 
 from models.network import StyleNetwork, smallest_side
@@ -106,10 +105,7 @@ class CompiledObjective(PlainObjective):
         return self._compiled(image)
 
     def _run_first(self, image: Tensor) -> None:
-        # Autocast is on in the forward pass, and would be in the compiled backward pass as well.
-        with functorch_config.patch({"backward_pass_autocast": "off"}):
-            loss = super().__call__(image)
-        float(loss)  # waits for the device
+        float(super().__call__(image))  # waits for the device
 
 
 class GraphedObjective(PlainObjective):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models import images, weights
 from models.network import StyleNetwork, smallest_side
-from models.steps.objectives import PlainObjective, StyleTask, loss_value, style_arithmetic
+from models.steps.objectives import PlainObjective, StyleTask, frozen_type, loss_value, style_arithmetic
 from models.steps.strategies import STRATEGIES
 from models.workload import Step, Workload, resolve
 
@@ -98,7 +98,8 @@ def loaded_network(workload: Workload) -> StyleNetwork:
         InputError: the weights cannot be loaded.
     """
     network: StyleNetwork = resolve(workload.model)()
-    weights.load(network, workload.weights, torch.device(workload.device), workload.seed)
+    dtype = frozen_type(workload.precision)
+    weights.load(network, workload.weights, torch.device(workload.device), workload.seed, dtype)
     return network
 
 
@@ -146,8 +147,8 @@ DEVIATION_SIDE_PX = 128
 def gradient_deviation(workload: Workload) -> float:
     """Relative L2 distance between the gradient and that of `PlainObjective` in float64, at the first image.
 
-    With the same pictures and weights, at DEVIATION_SIDE_PX or the smallest side that the network accepts. The float64
-    gradient is computed on the cpu, because some devices have no float64.
+    With the same pictures, and the weights before they are rounded to 16 bits; at DEVIATION_SIDE_PX or the smallest
+    side that the network accepts. The float64 gradient is computed on the cpu, because some devices have no float64.
     """
     with torch.device("meta"):
         side = max(DEVIATION_SIDE_PX, smallest_side(resolve(workload.model)()))
@@ -156,7 +157,7 @@ def gradient_deviation(workload: Workload) -> float:
     image = first_image(task)
     STRATEGIES[workload.strategy](task)(image)
     assert image.grad is not None
-    exact = _exact_gradient(dataclasses.replace(small, device="cpu"), task)
+    exact = _exact_gradient(dataclasses.replace(small, device="cpu", precision="float32"), task)
     gradient = image.grad.detach().to("cpu", torch.float64)
     return float((gradient - exact).norm() / exact.norm())
 

@@ -45,13 +45,16 @@ def executor():
 
 def test_the_clock_of_a_round_waits_for_the_device(executor):
     durations = executor.measure(0.0, min_rounds=2, max_rounds=2)["durations_seconds"]
-    before, start = operators(), time.perf_counter()
-    executor.step()
-    each = operators() - before
+    queueing_seconds = []
+    for _ in range(5):  # another process may take the core for a while
+        before, start = operators(), time.perf_counter()
+        executor.step()
+        queueing_seconds.append(time.perf_counter() - start)
+        each = operators() - before
+        executor.device.synchronize()
     assert each > 20
     assert min(durations) >= each * LATENCY_SECONDS * 0.99
-    assert time.perf_counter() - start < min(durations) / 3, "a clock that does not wait sees the queueing only"
-    executor.device.synchronize()
+    assert min(queueing_seconds) < min(durations) / 3, "a clock that does not wait sees the queueing only"
 
 
 def test_the_time_of_the_device_is_that_of_its_operators_and_the_host_is_faster(executor):

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from tests.paths import ROOT
+from tests.suite import UNUSED_PLUGINS
 
 STYLE = ("benchmarks/test_style_iteration.py",)
 SMALL = ("--model=tiny", "--resolution=32", "--benchmark-disable")
@@ -24,7 +25,8 @@ def errors_of(done):
 
 def test_clocks_wait_for_a_device_with_3_ms_for_each_operator_and_the_device_computes_as_the_cpu(server, suite):
     environment = suite(FAKE_LATENCY_US="3000").environment
-    done = server.run(["-p", "no:cacheprovider", "tests/accelerator/on_device.py"], environment, ROOT)
+    options = ["-p", "no:cacheprovider", *UNUSED_PLUGINS]
+    done = server.run([*options, "tests/accelerator/on_device.py"], environment, ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 10
 
@@ -166,11 +168,21 @@ def test_a_device_without_a_source_of_telemetry_says_so(strategies):
     assert telemetry["unavailable"] == {"telemetry": "there is no source of telemetry for fake:1"}
 
 
-def test_precisions_with_autocast_run_on_an_accelerator(suite):
-    run = suite()
-    done = run.run(*STYLE, *SMALL, "--device=fake:1", "--precision=bfloat16,float16,tf32")
+@pytest.fixture(scope="module")
+def precisions(suite, tmp_path_factory):
+    """A run of iterations and pictures in three precisions: its cells, and the folder of the pictures."""
+    run, folder = suite(), tmp_path_factory.mktemp("pictures")
+    done = run.run(
+        *(*STYLE, "benchmarks/test_generate.py", *SMALL, "--device=fake:1"),
+        *("--precision=bfloat16,float16,tf32", "--iterations=4", f"--save-images={folder}"),
+    )
     assert done.returncode == 0, done.stdout + done.stderr
-    cells = {cell["precision"]: cell for cell in run.recorded()["cells"]}
+    return run.recorded()["cells"], folder
+
+
+def test_precisions_of_16_bits_run_on_an_accelerator(precisions):
+    recorded, _ = precisions
+    cells = {cell["precision"]: cell for cell in recorded if cell["benchmark"] == "test_style_iteration"}
     assert {precision: cell["status"] for precision, cell in cells.items()} == {
         "bfloat16": "ok",
         "float16": "ok",
@@ -221,12 +233,10 @@ def test_two_revisions_are_compared_side_by_side_on_an_accelerator(suite):
     assert "throughput ratio" in done.stdout
 
 
-def test_a_picture_is_generated_on_an_accelerator(suite, tmp_path):
-    run = suite()
-    words = ("--device=fake:1", "--model=tiny", "--resolution=64", "--iterations=4", f"--save-images={tmp_path}")
-    done = run.run("benchmarks/test_generate.py", "--benchmark-only", *words)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "test_generate-fake1-tiny-64px-adam-float32-plain.png").exists()
+def test_a_picture_is_generated_on_an_accelerator(precisions):
+    _, folder = precisions
+    names = {f"test_generate-fake1-tiny-32px-adam-{precision}-plain.png" for precision in ("bfloat16", "float16")}
+    assert names <= {path.name for path in folder.iterdir()}
 
 
 def test_a_device_that_does_not_exist_is_one_sentence(suite):

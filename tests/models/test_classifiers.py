@@ -6,7 +6,7 @@ from models import classifiers
 from models.api import CLASSIFIERS
 from models.classifiers import accepts, materialise, smallest_side
 from models.nin import nin, nin_classifier
-from models.weights import random_state
+from models.weights import random_tensors
 from models.workload import resolve
 
 TORCHVISIONS = ("alexnet", "googlenet", "resnet50", "vgg16")
@@ -62,7 +62,7 @@ def test_batch_normalisation_cannot_train_on_a_single_small_image():
 
 
 def test_random_weights_of_a_normalisation_layer_are_one():
-    state = random_state(torch.nn.BatchNorm2d(4), seed=0)
+    state = dict(random_tensors(torch.nn.BatchNorm2d(4), seed=0))
     assert state["weight"].tolist() == state["running_var"].tolist() == [1.0] * 4
     assert state["bias"].tolist() == state["running_mean"].tolist() == [0.0] * 4
     assert state["num_batches_tracked"].dtype == torch.int64

@@ -5,7 +5,7 @@ from torch import nn
 
 from models import weights
 from models.errors import InputError
-from models.network import StyleNetwork, smallest_side
+from models.network import Normalisation, StyleNetwork, smallest_side
 from models.nin import nin
 from models.vgg import vgg16, vgg19
 from models.workload import resolve
@@ -49,6 +49,31 @@ def test_the_smallest_side_is_accepted_and_one_pixel_less_is_not(factory):
     assert network.layers(torch.rand(1, 3, side, side)).numel() > 0
     with pytest.raises((RuntimeError, ValueError)):
         network.layers(torch.rand(1, 3, side - 1, side - 1))
+
+
+def test_a_network_in_another_type_is_a_frozen_copy_and_one_in_its_own_type_is_itself():
+    network = StyleNetwork(chain(conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4), relu=nn.ReLU()).eval(), "relu", {})
+    half = network.in_type(torch.bfloat16)
+    assert (half.stored_as, network.stored_as) == (torch.bfloat16, torch.float32)
+    assert torch.equal(half.layers.conv.weight, network.layers.conv.weight.bfloat16())
+    assert (half.layers.norm.running_var.dtype, half.layers.norm.num_batches_tracked.dtype) == (
+        torch.bfloat16,
+        torch.int64,
+    )
+    assert not any(weight.requires_grad for weight in half.layers.parameters())
+    assert half.in_type(torch.bfloat16) is half
+    assert half.layers(torch.rand(1, 3, 4, 4, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_pixels_are_normalised_in_their_type_and_have_that_of_the_weights_afterwards():
+    network = nin()
+    weights.load(network, "random", torch.device("cpu"), dtype=torch.bfloat16)
+    pixels = torch.rand(1, 3, 5, 4)
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (network.mean, network.std))
+    normalisation = Normalisation(network, pixels)
+    assert torch.equal(normalisation(pixels), ((pixels - mean) / std).bfloat16())
+    gradient = torch.rand(1, 3, 5, 4).bfloat16()
+    assert torch.equal(normalisation.backward(gradient), gradient.float() / std)
 
 
 def chain(**layers):

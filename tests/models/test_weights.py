@@ -109,6 +109,17 @@ def test_a_model_without_imagenet_weights_names_the_alternatives():
         weights.load(tiny(), "imagenet", CPU)
 
 
+@pytest.mark.parametrize("source", ["random", "a file"])
+def test_weights_are_stored_in_the_requested_type(tmp_path, source):
+    torch.save(tiny_state(), tmp_path / "weights.pth")
+    single, half = tiny(), tiny()
+    path = "random" if source == "random" else str(tmp_path / "weights.pth")
+    weights.load(single, path, CPU)
+    weights.load(half, path, CPU, dtype=torch.bfloat16)
+    assert {weight.dtype for weight in half.layers.parameters()} == {torch.bfloat16}
+    assert holds(half, {key: value.bfloat16() for key, value in single.layers.state_dict().items()})
+
+
 def test_random_weights_keep_the_scale_of_activations():
     network = dataclasses.replace(tiny())
     weights.load(network, "random", CPU)

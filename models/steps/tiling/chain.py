@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from models.errors import InputError
-from models.network import StyleNetwork
+from models.network import Normalisation, StyleNetwork
 from models.steps.tiling import geometry
 from models.steps.tiling.geometry import Box, Tile
 from models.steps.tiling.layers import Layer, Pointwise, pad, tileable_layers
@@ -86,8 +86,8 @@ class TileChain:
         self._padding_levels = _padding_levels(self._layers)
         self._rows = [layer.windows.rows for layer in self._layers]
         self._columns = [layer.windows.columns for layer in self._layers]
-        self._normalisation: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
-        self._mean, self._std = network.mean, network.std
+        self._network = network
+        self._normalisations: dict[tuple[torch.device, torch.dtype], Normalisation] = {}
         self.channels = {name: channels for name, _, channels in chain if name in self.loss_levels.values()}
 
     def smallest_side(self) -> int:
@@ -159,8 +159,7 @@ class TileChain:
 
         Returns: the tile's piece of the last level, shape (1, channels, height, width).
         """
-        mean, std = self._mean_and_std(pixels)
-        piece = (pixels - mean) / std
+        piece = self._normalise(pixels)
         top, left = tile.rows.computed[0].start, tile.columns.computed[0].start
         for level in range(tile.depth + 1):
             owned = tile.owned(level)
@@ -182,13 +181,12 @@ class TileChain:
             piece = layer.run(piece, (*tile.columns.padding[level], *tile.rows.padding[level]))
         return piece
 
-    def _mean_and_std(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Shape (1, 3, 1, 1) each. Kept: a copy of a list to an accelerator waits for all that is queued there."""
+    def _normalise(self, pixels: Tensor) -> Tensor:
+        # Its constants are kept: a copy of a list to an accelerator waits for all that is queued there.
         key = pixels.device, pixels.dtype
-        if key not in self._normalisation:
-            mean, std = (pixels.new_tensor(values).view(1, 3, 1, 1) for values in (self._mean, self._std))
-            self._normalisation[key] = mean, std
-        return self._normalisation[key]
+        if key not in self._normalisations:
+            self._normalisations[key] = Normalisation(self._network, pixels)
+        return self._normalisations[key](pixels)
 
 
 def _padding_levels(layers: Sequence[Layer]) -> dict[int, int]:

@@ -45,6 +45,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from models.network import Normalisation
 from models.steps.malloc import keep_small_blocks
 from models.steps.objectives import (
     Objective,
@@ -82,9 +83,7 @@ class StreamedObjective(Objective):
         self._precision = task.precision
         self.loss_scale = loss_scale_of(task)
         self._tile_px = task.tile_px or default_tile_px(*task.content.shape[2:])
-        self._mean, self._std = (
-            task.content.new_tensor(values).view(1, 3, 1, 1) for values in (network.mean, network.std)
-        )
+        self._normalisation = Normalisation(network, task.content)
         # A tile with its halo is less than twice as large as without.
         keep_small_blocks(2 * 64 * self._tile_px**2 * task.content.element_size())
         self._blocks = blocks_of(network, *task.content.shape[2:])
@@ -160,18 +159,17 @@ class StreamedObjective(Objective):
     def _add_statistics(self, block: Block, index: int, features: Tensor, box: Box, store: ActivationStore) -> None:
         """Add a tile's owned features, which lie at `box`, to the sums of the losses."""
         name, features = block.names[index], full_precision(features)
-        with torch.autocast(features.device.type, enabled=False):
-            if name in self._network.style_layers:
-                flat = _flat(features)
-                gram = store.grams.setdefault(name, flat.new_zeros(flat.shape[1], flat.shape[1]))
-                gram.addmm_(flat.T, flat, alpha=1 / block.positions(index))
-            if name == self._network.content_layer and store.for_backward:
-                difference = features - self._content_target[box.slices]
-                store.content_squared_error = store.content_squared_error + difference.square().sum()
-            elif name == self._network.content_layer:
-                if store.content is None:
-                    store.content = empty_output(block, index, features)
-                store.content[box.slices] = features
+        if name in self._network.style_layers:
+            flat = _flat(features)
+            gram = store.grams.setdefault(name, flat.new_zeros(flat.shape[1], flat.shape[1]))
+            gram.addmm_(flat.T, flat, alpha=1 / block.positions(index))
+        if name == self._network.content_layer and store.for_backward:
+            difference = features - self._content_target[box.slices]
+            store.content_squared_error = store.content_squared_error + difference.square().sum()
+        elif name == self._network.content_layer:
+            if store.content is None:
+                store.content = empty_output(block, index, features)
+            store.content[box.slices] = features
 
     def _loss(self, store: ActivationStore) -> Tensor:
         network = self._network
@@ -192,7 +190,7 @@ class StreamedObjective(Objective):
                 gradient = self._backward_tile(block, image, output_gradient, tile, store, gram_factors, scale)
                 if input_gradient is None:
                     input_gradient = empty_output(block, -1, gradient)
-                input_gradient[tile.slices] = gradient if previous else gradient / self._std
+                input_gradient[tile.slices] = gradient if previous else self._normalisation.backward(gradient)
                 self._report_tile()
             store.drop(block)
             if previous:
@@ -283,18 +281,17 @@ class StreamedObjective(Objective):
         """The gradient with respect to the features at `box`, plus that of the losses at this layer."""
         total = torch.zeros_like(features) if gradient is None else gradient
         exact = full_precision(features)
-        with torch.autocast(features.device.type, enabled=False):
-            if name == self._network.content_layer:
-                weight = self._network.content_weight * scale / self._content_target.numel()
-                difference = exact - self._content_target[box.slices]
-                if isinstance(weight, Tensor):  # as `alpha`, it would have to be read by the host
-                    total.add_(difference.mul_(weight))
-                else:
-                    total.add_(difference, alpha=weight)
-            if name in gram_factors and total.dtype == exact.dtype:
-                _flat(total).addmm_(_flat(exact), gram_factors[name])
-            elif name in gram_factors:
-                _flat(total).add_(_flat(exact) @ gram_factors[name])
+        if name == self._network.content_layer:
+            weight = self._network.content_weight * scale / self._content_target.numel()
+            difference = exact - self._content_target[box.slices]
+            if isinstance(weight, Tensor):  # as `alpha`, it would have to be read by the host
+                total.add_(difference.mul_(weight))
+            else:
+                total.add_(difference, alpha=weight)
+        if name in gram_factors and total.dtype == exact.dtype:
+            _flat(total).addmm_(_flat(exact), gram_factors[name])
+        elif name in gram_factors:
+            _flat(total).add_(_flat(exact) @ gram_factors[name])
         return total
 
     def _recompute(self, block: Block, image: Tensor, store: ActivationStore, boxes: list[Box]) -> dict[int, Tensor]:
@@ -311,7 +308,7 @@ class StreamedObjective(Objective):
     def _input(self, block: Block, image: Tensor, store: ActivationStore, box: Box) -> Tensor:
         """The block's input at `box`: from the image, from `store`, or computed again from the previous block."""
         if block.number == 0:
-            return (crop(image, box) - self._mean) / self._std
+            return self._normalisation(crop(image, box))
         previous = self._blocks[block.number - 1]
         if store.has_output(previous):
             return crop(store.output(previous, previous.last_index), box)

@@ -210,13 +210,11 @@ class TilePasses:
         self._chain.pixels(gradient, tile).add_(pixels.grad)
 
     def _add_to_statistics(self, statistics: Statistics, name: str, features: Tensor, region: OwnedRegion) -> None:
-        # Losses are in full precision, whatever the precision of the convolutions.
-        with torch.autocast(features.device.type, enabled=False):
-            owned = _owned(features, region)
-            if name in self._network.style_layers:
-                statistics.add_gram(name, owned)
-            if name == self._network.content_layer:
-                statistics.add_difference(owned - region.view_level(self._content_target))
+        owned = _owned(features, region)
+        if name in self._network.style_layers:
+            statistics.add_gram(name, owned)
+        if name == self._network.content_layer:
+            statistics.add_difference(owned - region.view_level(self._content_target))
 
     def _feature_gradient(self, factors: GradientFactors, name: str, region: OwnedRegion, owned: Tensor) -> Tensor:
         """Gradient of the loss with respect to the features that a tile owns, shape (1, channels, height, width)."""
@@ -251,8 +249,7 @@ class TilePasses:
 
         def hook(name: str, features: Tensor, region: OwnedRegion) -> Tensor:
             if name in self._network.style_layers:
-                with torch.autocast(features.device.type, enabled=False):
-                    statistics.add_gram(name, _owned(features, region))
+                statistics.add_gram(name, _owned(features, region))
             return features
 
         for tile in selected_tiles(subset.tiles):
@@ -284,10 +281,9 @@ class _AddGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (features,) = ctx.saved_tensors
-        with torch.autocast(features.device.type, enabled=False):
-            # Added to a copy, because autograd may still use its own tensor.
-            total = gradient.clone()
-            ctx.region.view_piece(total).add_(ctx.feature_gradient(_owned(features, ctx.region)))
+        # Added to a copy, because autograd may still use its own tensor.
+        total = gradient.clone()
+        ctx.region.view_piece(total).add_(ctx.feature_gradient(_owned(features, ctx.region)))
         return total, None, None
 
 
@@ -296,6 +292,7 @@ def _ignore_progress(done: int, total: int) -> None:
 
 
 def _owned(features: Tensor, region: OwnedRegion) -> Tensor:
+    """The features that a tile owns, for the losses, which are in full precision whatever that of the convolutions."""
     return full_precision(region.view_piece(features))
 
 

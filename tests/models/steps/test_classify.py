@@ -26,6 +26,17 @@ def test_forward_computes_logits_in_inference_mode():
     assert step.loss() == pytest.approx(float(step._logits.mean()))
 
 
+def test_forward_stores_weights_and_images_in_bfloat16_and_training_only_computes_in_it():
+    half, single = (classify(workload("basic_cnn", "forward", precision=one)) for one in ("bfloat16", "float32"))
+    assert {tensor.dtype for tensor in (half._images, *half.network.parameters())} == {torch.bfloat16}
+    half()
+    single()
+    assert half._logits.dtype == torch.bfloat16
+    assert 0 < (half._logits - single._logits).norm() < 0.05 * single._logits.norm()
+    training = classify(workload("basic_cnn", "training", precision="bfloat16"))
+    assert {weight.dtype for weight in training.network.parameters()} == {torch.float32}
+
+
 def test_training_is_sgd_with_momentum_on_the_cross_entropy():
     step = classify(workload("basic_cnn", "training"))
     network = resolve(CLASSIFIERS["basic_cnn"])()
@@ -68,7 +79,7 @@ def test_googlenet_trains_its_auxiliary_heads_with_the_weight_of_the_paper():
 
 def test_training_removes_its_loss_scale_before_the_step_and_reports_lasting_overflow(monkeypatch):
     monkeypatch.setattr("models.steps.classify.FLOAT16_LOSS_SCALE", 2.0**12)
-    monkeypatch.setitem(objectives._AUTOCAST, "float16", torch.bfloat16)  # whether the cpu has float16 or not
+    monkeypatch.setitem(objectives._HALF, "float16", torch.bfloat16)  # whether the cpu has float16 or not
     scaled, plain = (classify(workload("basic_cnn", "training", precision=one)) for one in ("float16", "bfloat16"))
     for step in (scaled, plain):
         step()

@@ -205,20 +205,30 @@ def test_gram_products_are_in_true_float32_under_tf32(strategy):
     assert products_of(strategy, "tf32").tf32 == {"ieee"}
 
 
-def test_the_compiled_backward_pass_has_no_autocast(monkeypatch):
-    states = []
+class Conversions(TorchDispatchMode):
+    """Notes the addresses of tensors that are converted to another type."""
 
-    def compiler(function, dynamic):
-        def runs(image):
-            states.append((strategies.functorch_config.backward_pass_autocast, torch.is_autocast_enabled("cpu")))
-            return function(image)
+    def __init__(self):
+        super().__init__()
+        self.addresses = set()
 
-        return runs
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._to_copy.default:
+            self.addresses.add(args[0].data_ptr())
+        return func(*args, **(kwargs or {}))
 
-    monkeypatch.setattr(strategies.torch, "compile", compiler)
+
+@pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - {"compiled"}))
+def test_weights_are_stored_in_bfloat16_and_never_converted_by_an_iteration(strategy):
     task = dataclasses.replace(task_of(nin, 64, 64, torch.float32), precision="bfloat16")
-    strategies.CompiledObjective(task)(task.style.clone().requires_grad_())
-    assert states[0] == ("off", True)
+    objective, image = STRATEGIES[strategy](task), task.style.clone().requires_grad_()
+    weights = list(task.network.layers.parameters())
+    assert {weight.dtype for weight in weights} == {torch.bfloat16}
+    with Conversions() as conversions:
+        objective(image)
+    assert conversions.addresses, "the image and the features of the losses are converted"
+    assert conversions.addresses.isdisjoint({weight.data_ptr() for weight in weights})
+    assert image.grad.dtype == torch.float32
 
 
 def test_an_error_of_the_compiled_code_is_not_reported_as_one_of_the_compiler(monkeypatch):
