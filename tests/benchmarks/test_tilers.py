@@ -42,13 +42,14 @@ def test_tilers_of_the_hook_are_results_or_have_their_reason(suite):
             (FILE, "--tiler=hales"),
             "no tiler named 'hales'; there are: diffusers, halves, naive, raises, transposed, wh",
         ),
-        ((FILE, "--latents=picture"), "--latents: no latents named 'picture'; there are: all, noise, photograph"),
+        ((FILE, f"--save-images={__file__}/maps"), "pictures cannot be written to"),
+        ((FILE, "--latents=picture"), "ERROR: no latents named 'picture'; there are: all, noise, photograph"),
         (
             ("benchmarks/test_decode.py", "--tiler=naive"),
             "--tiler=naive is given, but no benchmark of this run decodes",
         ),
     ],
-    ids=("tiler", "latents", "no_effect"),
+    ids=("tiler", "folder", "latents", "no_effect"),
 )
 def test_bad_input_is_reported_in_one_sentence_before_anything_runs(suite, arguments, sentence):
     assert sentence in sentence_of(suite.run(*arguments, *SMALL, "--resolution=64"))
