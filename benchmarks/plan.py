@@ -1,17 +1,19 @@
 """Which card is large enough? Predicts peak memory without running anything.
 
 python -m benchmarks.plan --model=vgg19 --resolution=7680x4320 [--memory=8GiB] [--optimizer=adam] [--tile=512]
+python -m benchmarks.plan --model=sdxl,flux1,sd_vae --resolution=1024,2048,7680x4320 [--mode=forward] [--memory=24GiB]
 python -m benchmarks.plan --model=resnet50,vgg16 --mode=forward,training --batch=1,16,64 [--resolution=224]
 python -m benchmarks.plan --model=resnet50 --batch=16 --ranks=2,8 [--record=PATH] [--rate=400images/s --link=50GB/s]
 python -m benchmarks.plan --model=vgg19 --resolution=7680x4320 --ranks=2,8 [--rate=12iterations/min --link=50GB/s]
 
-Style models get a row for every strategy and precision. Classifiers get a row for every mode and batch, with the memory
-at its peak split into parameters, gradients, optimiser state (SGD with momentum) and activations (everything else). A
-model counts as a classifier if it has no style network, or with --mode or --batch; --model=all means all classifiers.
+Style models get a row for every strategy and precision. Classifiers get a row for every mode and batch, denoisers and
+decoders for every resolution, mode, precision (float32 and bfloat16) and batch, with the memory at its peak split into
+parameters, gradients, optimiser state (momentum of SGD, moments of AdamW) and activations (everything else). A model
+counts as a classifier if it has no style network, or with --mode or --batch; --model=all means all classifiers.
 
 Prints the memory of tensors on an accelerator, and the cards that are large enough: a cell may use the memory of a card
 less a reserve. --memory adds a card to these, and limits the tiles; without it tiles have the side given by --tile, or
-512 px. Needs no device, and takes seconds.
+512 px. Needs no device, and takes seconds; of large generators some seconds a row.
 
 With --ranks, several devices share the work: data-parallel training of a classifier, or the tiles of an image. Prints
 the memory of a rank, the bytes that it sends per iteration, and the predicted rate. The rate of a single rank and the
@@ -27,6 +29,7 @@ from typing import TypeVar
 
 from benchmarks.cli import argument_type, parser_of, run
 from fixtures import parsing
+from fixtures.planning.generators import GeneratorPlanOptions, generator_plan
 from fixtures.planning.scaling import GroupPlanOptions
 from fixtures.planning.style import StylePlanOptions, image_plan, style_plan
 from fixtures.planning.training import ClassifierPlanOptions, classifier_plan, training_plan
@@ -37,6 +40,8 @@ from models.errors import InputError
 T = TypeVar("T")
 
 _CLASSIFIER_RESOLUTION = "224"
+_GENERATORS = {**api.DENOISERS, **api.DECODERS}
+_GENERATOR_PRECISIONS = ("float32", "bfloat16")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _plan(options: argparse.Namespace) -> list[str]:
+    generators = [model for model in options.model if model in _GENERATORS]
+    if generators:
+        return generator_plan(_generator_options(options, generators))
     group = None if options.ranks is None else _group_options(options)
     if _plans_classifiers(options):
         classifiers = _classifier_options(options)
@@ -69,13 +77,35 @@ def _plans_classifiers(options: argparse.Namespace) -> bool:
     return any(model not in api.STYLE_NETWORKS for model in options.model)
 
 
+def _generator_options(options: argparse.Namespace, generators: Sequence[str]) -> GeneratorPlanOptions:
+    others = [model for model in options.model if model not in generators]
+    if others:
+        raise InputError(
+            f"{generators[0]!r} is a denoiser or decoder, {others[0]!r} is none; plan them in two calls, because their"
+            " tables differ"
+        )
+    if options.resolution is None:
+        raise InputError("a generator needs a size; give --resolution=SIDE or --resolution=WIDTHxHEIGHT")
+    if options.ranks is not None:
+        raise InputError("ranks share the training of a classifier or the tiles of an image; leave --ranks out")
+    return GeneratorPlanOptions(
+        tuple(generators),
+        options.resolution,
+        options.mode,
+        options.batch or (1,),
+        options.precision or _GENERATOR_PRECISIONS,
+        options.memory,
+    )
+
+
 def _style_options(options: argparse.Namespace) -> list[StylePlanOptions]:
     if options.resolution is None:
         raise InputError("a style model needs a size; give --resolution=SIDE or --resolution=WIDTHxHEIGHT")
     precisions = options.precision or api.PRECISIONS
     return [
-        StylePlanOptions(model, options.resolution, options.memory, options.optimizer, options.tile, precisions)
+        StylePlanOptions(model, resolution, options.memory, options.optimizer, options.tile, precisions)
         for model in options.model
+        for resolution in options.resolution
     ]
 
 
@@ -87,10 +117,16 @@ def _classifier_options(options: argparse.Namespace) -> ClassifierPlanOptions:
                 f"no classifier named {name!r}; there are: {', '.join(sorted(api.CLASSIFIERS))}; for a style model"
                 " leave --mode and --batch out"
             )
+    modes = api.MODES_OF_CATALOG["classifiers"]
+    for mode in options.mode or ():
+        parsing.option_value("--mode", mode, parsing.one_of("mode of classifiers", modes))
+    first, *further = options.resolution or (parsing.resolution(_CLASSIFIER_RESOLUTION),)
+    if further:
+        raise InputError("classifiers are planned at one resolution; give one --resolution")
     return ClassifierPlanOptions(
         names,
-        options.resolution or parsing.resolution(_CLASSIFIER_RESOLUTION),
-        options.mode or api.MODES_OF_CATALOG["classifiers"],
+        first,
+        options.mode or modes,
         options.batch or (1,),
         options.precision or ("float32",),
         options.memory,
@@ -107,18 +143,22 @@ def _group_options(options: argparse.Namespace) -> GroupPlanOptions:
 def _parser() -> argparse.ArgumentParser:
     parser = parser_of("python -m benchmarks.plan", __doc__)
     add = parser.add_argument
-    model = parsing.one_of("model", {"all", *api.STYLE_NETWORKS, *api.CLASSIFIERS})
+    model = parsing.one_of("model", {"all", *api.STYLE_NETWORKS, *api.CLASSIFIERS, *_GENERATORS})
     add("--model", required=True, type=_list_of("--model", model), help="e.g. vgg19, or resnet50,alexnet")
     add(
         "--resolution",
-        type=argument_type(parsing.resolution),
-        help="a side or WIDTHxHEIGHT in pixels (classifiers: 224)",
+        type=_list_of("--resolution", parsing.resolution),
+        help="sides or WIDTHxHEIGHT in pixels, e.g. 1024,7680x4320 (classifiers: one; default 224)",
     )
     add(
         "--memory", type=argument_type(parsing.size), help="memory of a further card, which limits the tiles, e.g. 8GiB"
     )
     precision = parsing.one_of("precision", api.PRECISIONS)
-    add("--precision", type=_list_of("--precision", precision), help="(default: all; for classifiers float32)")
+    add(
+        "--precision",
+        type=_list_of("--precision", precision),
+        help="(default: all; for classifiers float32, for generators float32,bfloat16)",
+    )
     add(
         "--optimizer",
         default="adam",
@@ -126,9 +166,13 @@ def _parser() -> argparse.ArgumentParser:
         help="of a style model (default: adam)",
     )
     add("--tile", default=0, type=argument_type(parsing.tile), help="side of a tile in pixels, or auto (default: auto)")
-    mode = parsing.one_of("mode", api.MODES_OF_CATALOG["classifiers"])
-    add("--mode", type=_list_of("--mode", mode), help="of classifiers: forward,training (default: both)")
-    add("--batch", type=_list_of("--batch", parsing.count("batch")), help="of classifiers, e.g. 1,16,64 (default: 1)")
+    mode = parsing.one_of("mode", api.MODES)
+    add("--mode", type=_list_of("--mode", mode), help="of classifiers and generators (default: all that they have)")
+    add(
+        "--batch",
+        type=_list_of("--batch", parsing.count("batch")),
+        help="of classifiers and generators, e.g. 1,16,64 (default: 1)",
+    )
     ranks = parsing.count("number of ranks")
     add("--ranks", type=_list_of("--ranks", ranks), help="numbers of devices that share the work, e.g. 2,8")
     add("--record", type=Path, metavar="PATH", help="record file with the rate and bandwidth of earlier runs")

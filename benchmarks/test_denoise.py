@@ -2,10 +2,10 @@
 
 A sampler evaluates its denoiser once per step, with guidance twice (`--batch=2`). An iteration is one evaluation for an
 image of the resolution in the cell: diffusion transformers (`dit_s2`, `dit_xl2`) work on latents of an eighth of its
-sides, U-Nets (`unet`, `unet_s`) on its pixels. Modes: `forward`, in inference mode; `input`, the gradient of a loss
-with respect to the latents with frozen weights, which guidance and losses through the model need; `training`, the
-gradient to the weights and a step of AdamW. `--precision=bfloat16` stores weights in bfloat16 in the first two, and is
-autocast in `training`.
+sides, U-Nets (`unet`, `unet_s`) on its pixels; published models (`sd15`, `sdxl`, `sd3_medium`, `flux1`) run where
+`--model` names them. Modes: `forward`, in inference mode; `input`, the gradient of a loss with respect to the latents
+with frozen weights, which guidance and losses through the model need; `training`, the gradient to the weights and a
+step of AdamW. `--precision=bfloat16` stores weights in bfloat16 in the first two, and is autocast in `training`.
 
 Compute-only: latents, timesteps and classes are random and on the device before the clock starts; weights are random.
 Inside the clock: one iteration, from an idle device to an idle device. Outside: imports, weights, warm-up, text

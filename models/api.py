@@ -75,16 +75,22 @@ CLASSIFIERS = {
     "vgg16": "models.classifiers:vgg16",
 }
 
-# Today's generators: denoisers, and decoders of latents. Numbers of parameters are in `docs/generators.md`.
+# Today's generators: denoisers, and decoders of latents. Numbers of parameters are in `docs/generators.md`. Those of
+# `models.from_diffusers` need the extra `diffusers`.
 DENOISERS = {
     "dit_s2": "models.dit:dit_s2",
     "dit_xl2": "models.dit:dit_xl2",
+    "flux1": "models.from_diffusers:flux1",
+    "sd15": "models.from_diffusers:sd15",
+    "sd3_medium": "models.from_diffusers:sd3_medium",
+    "sdxl": "models.from_diffusers:sdxl",
     "unet": "models.unet:unet",
     "unet_s": "models.unet:unet_s",
 }
 DECODERS = {
     "kl_decoder": "models.kl_decoder:kl_decoder",
     "kl_decoder_s": "models.kl_decoder:kl_decoder_s",
+    "sd_vae": "models.from_diffusers:sd_vae",
 }
 
 # What decodes in tiles, see `models/tilers.py`; `whole` does not, and is what the others are compared with.
@@ -226,22 +232,23 @@ def smallest_classifier_side(model: str, mode: str, batch: int, width_px: int, h
     return classifiers.smallest_side(network, mode, batch)
 
 
-def generator_factor(model: str, weights_from: str) -> int:
-    """The number of pixels that a generator's sides must be multiples of; also checks that its weights fit.
+def generator_sizes(model: str, weights_from: str) -> tuple[int, int | None]:
+    """The number of pixels that a generator's sides must be multiples of, and the most that they may be, None without
+    a limit; also checks that its weights fit.
 
     Args:
         model: reference of the network's factory.
         weights_from: `random` or a path.
 
     Raises:
-        InputError: the weights cannot be loaded.
+        InputError: the model cannot be imported, or the weights cannot be loaded.
     """
     from models.generators import check_weights
     from models.workload import resolve
 
     network = resolve(model)()
     check_weights(network, weights_from)
-    return int(network.factor_px)
+    return network.factor_px, network.largest_px
 
 
 def working_attention_kernels(device: str) -> list[str]:

@@ -16,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from models.errors import InputError
 from models.weights import assign, check_shapes, random_tensors, read_state
 
+_OLDER_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+
 
 class Generator(nn.Module):
     """A denoiser, `network(latents, *conditions)` to a prediction, or a decoder, `network(latents)` to pixels.
@@ -26,15 +28,24 @@ class Generator(nn.Module):
         latent_channels: of the input.
         latent_px: 8 for the latents of Stable Diffusion's autoencoder; 1 for a model that works on pixels.
         factor_px: width and height of an image must be multiples of it.
+        largest_px: the most that width and height may be; None without a limit.
         convolutional: whether most of its work is convolutions, which the memory layout matters to.
         checkpointed: whether each block's activations are computed again in the backward pass, instead of stored.
+        flow_matching: whether a denoiser predicts the velocity of rectified flow (Liu et al. 2022), not the noise.
     """
 
     latent_channels: int
     latent_px: int
     factor_px: int
+    largest_px: int | None = None
     convolutional: bool = True
     checkpointed: bool = False
+    flow_matching: bool = False
+
+    @property
+    def stored(self) -> nn.Module:
+        """The module whose state dict a file of weights has."""
+        return self
 
     def conditions(self, batch: int, device: torch.device) -> tuple[Tensor, ...]:
         """Random further inputs of a denoiser, e.g. timesteps; none for a decoder."""
@@ -61,8 +72,8 @@ def materialise(
         InputError: the file cannot be read, or has a tensor of another shape.
     """
     random = weights == "random"
-    tensors = random_tensors(network, seed) if random else _state_from(weights, network).items()
-    assign(network, tensors, device, dtype)
+    tensors = random_tensors(network.stored, seed) if random else _state_from(weights, network).items()
+    assign(network.stored, tensors, device, dtype)
 
 
 def check_weights(network: Generator, weights: str) -> None:
@@ -78,9 +89,16 @@ def check_weights(network: Generator, weights: str) -> None:
 def _state_from(weights: str, network: Generator) -> Mapping[str, Tensor]:
     if weights == "imagenet":
         raise InputError("a generator has no ImageNet weights; use --weights=random or --weights=PATH")
-    state = read_state(Path(weights))
-    check_shapes(network, state, weights)
-    return {key: state[key] for key in network.state_dict()}
+    state = {_present_name(key): value for key, value in read_state(Path(weights)).items()}
+    check_shapes(network.stored, state, weights)
+    return {key: state[key] for key in network.stored.state_dict()}
+
+
+def _present_name(key: str) -> str:
+    """The key of a tensor, which autoencoders that diffusers saved before 0.17 have under another name."""
+    for older, present in _OLDER_NAMES.items():
+        key = key.replace(older, present)
+    return key
 
 
 def sinusoids(positions: Tensor, width: int, span: int) -> Tensor:

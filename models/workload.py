@@ -138,6 +138,8 @@ def resolve(reference: str) -> Any:
         target: Any = _load_file(Path(location)) if location.endswith(".py") else importlib.import_module(location)
         for part in name.split("."):
             target = getattr(target, part)
+    except InputError:  # the module says why it cannot be imported
+        raise
     except (ImportError, AttributeError, OSError, ValueError) as error:
         raise InputError(f"cannot import {reference!r} ({error}); give a name at module level") from error
     return target

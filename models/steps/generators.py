@@ -6,9 +6,9 @@ Latents, conditions and targets are random and stay on the device: only computat
 - `input`: the gradient of a loss with respect to the latents, with frozen weights, as guidance, reward and style losses
   through a generator need it. The loss is the mean square of the output: it depends on every number of the output, and
   takes next to no time;
-- `training`: forward with the mean squared error of the predicted noise (Ho et al. 2020, equation 14), backward to the
-  weights, and a step of AdamW. The variance that a DiT also predicts gets no loss of its own, and there is no moving
-  average of the weights.
+- `training`: forward with the mean squared error of the predicted noise (Ho et al. 2020, equation 14) or velocity (Liu
+  et al. 2022, "Flow Straight and Fast", equation 1), backward to the weights, and a step of AdamW. The variance that a
+  DiT also predicts gets no loss of its own, and there is no moving average of the weights.
 
 With a precision of 16 bits, weights and activations are stored in it in the modes `forward` and `input`, as in programs
 that generate; in `training`, weights stay in float32 and layers run under autocast.
@@ -76,8 +76,12 @@ class GeneratorStep(Step):
         shape = (workload.height, workload.width)
         sides = (side // self._network.latent_px for side in shape)
         self._latents = torch.randn(workload.batch, self._network.latent_channels, *sides, device=self._device)
-        self._conditions = self._network.conditions(workload.batch, self._device)
-        self._latents = self._latents.to(self._stored_as(workload))
+        stored_as = self._stored_as(workload)
+        self._conditions = tuple(
+            condition.to(stored_as) if condition.is_floating_point() else condition
+            for condition in self._network.conditions(workload.batch, self._device)
+        )
+        self._latents = self._latents.to(stored_as)
         if workload.strategy == "channels_last":
             self._latents = self._latents.contiguous(memory_format=torch.channels_last)
         self._evaluate: Callable[..., Tensor] = self._network
@@ -195,12 +199,17 @@ class Training(GeneratorStep):
     def __init__(self, workload: Workload) -> None:
         super().__init__(workload)
         self._network.train().requires_grad_(True)
-        self._noise = torch.randn_like(self._latents)
-        self._latents = noisy(self._latents, self._noise, self._conditions[0])
+        noise = torch.randn_like(self._latents)
+        mixed = flowing if self._network.flow_matching else noisy
+        self._latents, self._target = mixed(self._latents, noise, self._conditions[0])
         self._scale = FLOAT16_LOSS_SCALE if workload.precision == "float16" else 1.0
         self._optimizer = torch.optim.AdamW(self._network.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
         self._loss_graph: Tensor | None = None
         self._loss: Tensor | None = None
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        return self._optimizer
 
     def parts(self) -> Mapping[str, Callable[[], None]]:
         """The parts of an iteration, in order."""
@@ -228,7 +237,7 @@ class Training(GeneratorStep):
         with self._computing():
             prediction = self._evaluate(self._latents, *self._conditions)
         # A DiT predicts the variance too, in further channels.
-        self._loss_graph = mse_loss(prediction[:, : self._network.latent_channels].to(self._noise.dtype), self._noise)
+        self._loss_graph = mse_loss(prediction[:, : self._network.latent_channels].to(self._target.dtype), self._target)
         self._loss = self._loss_graph.detach()
 
     def _backward(self) -> None:
@@ -242,10 +251,20 @@ class Training(GeneratorStep):
         self._optimizer.zero_grad()
 
 
-def noisy(latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """Latents with the noise of their timesteps (Ho et al. 2020, equation 4, with the variances of section 4)."""
+def noisy(latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents with the noise of their timesteps (Ho et al. 2020, equation 4, with the variances of section 4), and the
+    noise, which is to be predicted.
+    """
     kept = (1 - torch.linspace(1e-4, 0.02, 1000, device=latents.device)).cumprod(0)[timesteps].view(-1, 1, 1, 1)
-    return kept.sqrt() * latents + (1 - kept).sqrt() * noise
+    return kept.sqrt() * latents + (1 - kept).sqrt() * noise, noise
+
+
+def flowing(latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    """The point between latents and noise where their timesteps lie on a straight line, and the velocity along it,
+    which is to be predicted (Liu et al. 2022, equation 1; Esser et al. 2024, equation 2, with t from data to noise).
+    """
+    share = (timesteps / 1000).view(-1, 1, 1, 1)
+    return (1 - share) * latents + share * noise, noise - latents
 
 
 def _check(network: Generator, workload: Workload) -> None:
@@ -253,6 +272,8 @@ def _check(network: Generator, workload: Workload) -> None:
     factor = network.factor_px
     if workload.width % factor or workload.height % factor or not workload.width or not workload.height:
         raise InputError(f"the model takes images whose sides are multiples of {factor} px")
+    if network.largest_px is not None and max(workload.width, workload.height) > network.largest_px:
+        raise InputError(f"the model takes images whose sides are at most {network.largest_px} px")
     strategy = workload.strategy
     if strategy in _WHY_NOT:
         raise Unsupported(f"strategy {strategy!r} is for style networks: {_WHY_NOT[strategy]}")

@@ -1,10 +1,12 @@
 """Denoisers and decoders, run as users run them, at 64 px."""
 
+import os
+
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from fixtures.schema import Cell
-from fixtures.validation import no_multiple
+from fixtures.parsing import Resolution, unsuitable_size
 from models.generators import materialise
 from models.kl_decoder import kl_decoder_s
 
@@ -81,6 +83,30 @@ def test_bad_input_is_reported_in_one_sentence_before_anything_runs(suite, optio
     assert not suite.record.exists()
 
 
+def test_a_published_model_without_its_extra_is_reported_in_one_sentence(suite, tmp_path):
+    (tmp_path / "diffusers.py").write_text("raise ImportError('No module named diffusers')")
+    suite.environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), suite.environment["PYTHONPATH"]])
+    sentence = sentence_of(suite.run(FILES[1], *SMALL, "--model=sd_vae"))
+    assert "model 'sd_vae': the models sd15, sdxl, sd3_medium, flux1 and sd_vae need the extra 'diffusers'" in sentence
+    assert not suite.record.exists()
+
+
+@pytest.mark.slow
+def test_a_published_model_is_refused_a_size_and_a_file_that_it_cannot_have_in_one_sentence(suite, tmp_path):
+    done = suite.run(FILES[0], "--benchmark-only", "--device=cpu", "--model=sd3_medium", "--resolution=4096")
+    assert "takes images whose sides are at most 3072 px, and 4096 is more; use --resolution=3072" in sentence_of(done)
+    path = tmp_path / "weights.safetensors"
+    save_file({"post_quant_conv.weight": torch.zeros(1)}, path)
+    done = suite.run(FILES[1], *SMALL, "--model=sd_vae", f"--weights={path}")
+    assert "where the model has (4, 4, 1, 1); give weights of the requested model" in sentence_of(done)
+
+
+@pytest.mark.parametrize(("sides", "fits"), [((3072, 3072), True), ((3088, 64), False)])
+def test_a_side_beyond_the_largest_of_a_model_is_named_with_what_works(sides, fits):
+    sentence = unsuitable_size("sd3_medium", Resolution("x".join(map(str, sides)), *sides), 16, 3072)
+    assert sentence is None if fits else sentence.endswith("3088x64 is more; use --resolution=3072 or less")
+
+
 def test_a_mode_that_no_model_of_the_run_has_is_reported_in_one_sentence(suite):
     done = suite.run(FILES[1], "--benchmark-only", "--device=cpu", "--mode=training")
     assert "no model of this run has the mode 'training'; there are: forward, input" in sentence_of(done)
@@ -96,8 +122,8 @@ def test_a_mode_that_no_model_of_the_run_has_is_reported_in_one_sentence(suite):
     ],
 )
 def test_the_nearest_resolutions_that_work_are_named(resolution, sides, nearest):
-    cell = Cell("test_denoise", "cpu", "dit_s2", resolution, *sides, mode="forward", kind="denoise")
-    assert no_multiple(cell, 16).endswith(f"--resolution={nearest}")
+    sentence = unsuitable_size("dit_s2", Resolution(resolution, *sides), 16, None)
+    assert sentence.endswith(f"--resolution={nearest}")
 
 
 def test_a_resolution_of_other_benchmarks_only_leaves_generators_out(suite):

@@ -1,5 +1,7 @@
 """The command `benchmarks.plan`, which predicts which cards are large enough."""
 
+import sys
+
 import pytest
 
 from benchmarks import plan
@@ -25,10 +27,8 @@ def test_an_8k_image_needs_the_largest_card_as_a_whole_and_a_small_one_in_tiles(
 ) -> None:
     assert plan.main(["--model=vgg19", "--resolution=7680x4320", "--tile=512", "--precision=float32"]) == 0
     rows = {tuple(line.split()[:2]): line for line in capsys.readouterr().out.splitlines()}
-    assert rows["plain", "float32"].endswith(" 141")
-    assert rows["tiled", "float32"].endswith("4, 8, 12, 16, 24, 40, 80, 141") or rows["tiled", "float32"].endswith(
-        "  8, 12, 16, 24, 40, 80, 141"
-    )
+    assert rows["plain", "float32"].endswith("GiB  80, 96, 141, 192")
+    assert rows["tiled", "float32"].endswith("8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 192")
 
 
 def test_a_classifier_has_a_row_for_each_mode_and_batch(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,6 +42,31 @@ def test_a_classifier_has_a_row_for_each_mode_and_batch(capsys: pytest.CaptureFi
         for mode in ("forward", "training")
         for batch in ("1", "2")
     ]
+
+
+def test_a_generator_has_a_row_for_each_resolution_mode_and_precision(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--model=kl_decoder_s", "--resolution=64,128x64", "--memory=1GiB", "--precision=float32,bfloat16"]
+    assert plan.main(arguments) == 0
+    _, columns, *rows = capsys.readouterr().out.splitlines()
+    assert all(part in columns for part in ("parameters", "activations", "peak memory", "cards that hold it"))
+    shown = [row.split() for row in rows if row.startswith("  kl_decoder_s")]
+    assert [tuple(row[:5]) for row in shown] == [
+        ("kl_decoder_s", resolution, mode, precision, "1")
+        for resolution in ("64", "128x64")
+        for mode in ("forward", "input")
+        for precision in ("float32", "bfloat16")
+    ]
+    assert all(" ".join(row).endswith("; 1 GiB: yes") for row in shown)
+    notes = " ".join(rows[len(shown) :])
+    assert "by a kernel that stores no scores" in notes
+    assert "workspace_memory_bytes" in notes
+
+
+def test_a_mode_can_be_requested_of_generators(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--model=unet_s", "--resolution=32", "--mode=training", "--precision=float32", "--batch=1,2"]
+    assert plan.main(arguments) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  unet_s")]
+    assert [row[1:5] for row in rows] == [["32", "training", "float32", batch] for batch in ("1", "2")]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +138,14 @@ def test_the_usable_memory_of_a_card_is_less_by_the_reserve() -> None:
         (["--model=vgg19"], "a style model needs a size"),
         (["--model=vgg19", "--batch=1"], "no classifier named 'vgg19'; there are: alexnet"),
         (["--model=alexnet", "--batch=0"], "'0' is not a batch"),
-        (["--model=alexnet", "--mode=eval"], "no mode named 'eval'; there are: forward, training"),
+        (["--model=alexnet", "--mode=eval"], "no mode named 'eval'; there are: forward, input, training"),
+        (["--model=alexnet", "--mode=input"], "no mode of classifiers named 'input'; there are: forward, training"),
+        (["--model=alexnet", "--resolution=64,96"], "classifiers are planned at one resolution"),
+        (["--model=dit_s2"], "a generator needs a size"),
+        (["--model=dit_s2,nin", "--resolution=64"], "'dit_s2' is a denoiser or decoder, 'nin' is none"),
+        (["--model=dit_s2", "--resolution=64,100"], "multiples of 16 px, and 100 is none; the nearest that work: --"),
+        (["--model=kl_decoder", "--resolution=64", "--mode=training"], "model 'kl_decoder' has no mode 'training'"),
+        (["--model=dit_s2", "--resolution=64", "--ranks=2"], "leave --ranks out"),
         (["--model=alexnet", "--resolution=8"], "the smallest side that works is 63"),
         (["--model=alexnet", "--ranks=0"], "'0' is not a number of ranks"),
         (["--model=alexnet", "--ranks=2", "--mode=forward"], "ranks share training, not a forward pass"),
@@ -131,3 +163,14 @@ def test_bad_input_is_reported_in_one_sentence_with_exit_status_2(
         status = end.code
     assert status == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_reported_in_one_sentence_with_exit_status_2(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "models.from_diffusers", raising=False)
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    assert plan.main(["--model=sdxl", "--resolution=1024"]) == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert sentence.startswith("plan: model 'sdxl': the models sd15,")
+    assert "need the extra 'diffusers'" in sentence
