@@ -97,7 +97,7 @@ ATTENTION_KERNELS = ("auto", "flash", "efficient", "math")
 
 OPTIMIZERS = ("adam", "lbfgs")
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
-STRATEGIES = ("plain", "channels_last", "checkpointed", "compiled", "tiled", "streamed", "fastest")
+STRATEGIES = ("plain", "channels_last", "checkpointed", "compiled", "tiled", "streamed", "fastest", "winograd")
 # Strategies with tiles, and those whose tiles are as large as the memory budget allows.
 TILED_STRATEGIES = ("tiled", "streamed")
 SIZED_TO_BUDGET = ("tiled",)
@@ -260,6 +260,13 @@ def tile_selection(select: "TileSelector") -> AbstractContextManager[None]:
     from models.steps.tiling.chain import tile_selection as select_tiles
 
     return select_tiles(select)
+
+
+def library_convolutions() -> AbstractContextManager[None]:
+    """Within the context, steps leave every convolution to the library, as they do on an accelerator."""
+    from models.steps.winograd import library_convolutions as leave_to_library
+
+    return leave_to_library()
 
 
 def save_images(image: "Tensor", work: "Workload", paths: Mapping[str, str], facts: Mapping[str, str]) -> None:
