@@ -116,7 +116,9 @@ ATTENTION_KERNELS = ("auto", "flash", "efficient", "math")
 
 OPTIMIZERS = ("adam", "lbfgs")
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
-STRATEGIES = ("plain", "channels_last", "checkpointed", "compiled", "graphed", "tiled", "streamed", "fastest")
+STRATEGIES = (
+    "plain", "channels_last", "checkpointed", "compiled", "graphed", "tiled", "streamed", "fastest", "winograd"
+)  # fmt: skip
 # Strategies with tiles, and those whose tiles are as large as the memory budget allows.
 TILED_STRATEGIES = ("tiled", "streamed")
 SIZED_TO_BUDGET = ("tiled",)
@@ -310,6 +312,13 @@ def tiling_errors(step: "Step", latents: str, error_map: str) -> Mapping[str, fl
 
     assert isinstance(step, TiledDecode), "only the step `tiled_decode` has a tiler"
     return step.errors(latents, Path(error_map))
+
+
+def library_convolutions() -> AbstractContextManager[None]:
+    """Within the context, steps leave every convolution to the library, as they do on an accelerator."""
+    from models.steps.winograd import library_convolutions as leave_to_library
+
+    return leave_to_library()
 
 
 def save_images(image: "Tensor", work: "Workload", paths: Mapping[str, str], facts: Mapping[str, str]) -> None:

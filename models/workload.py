@@ -54,6 +54,10 @@ class Step(ABC):
         """Time that the first call spent on compilation; None if nothing is compiled."""
         return None
 
+    def algorithms(self) -> Mapping[str, Any]:
+        """Algorithms that the step chose in place of the library's, for the record; empty if there are none."""
+        return {}
+
     def on_progress(self, report: Callable[[int, int], None]) -> None:
         """Call `report(done, total)` after each part of an iteration; does nothing for a step without parts."""
         del report

@@ -7,7 +7,7 @@ Convolutional Neural Networks", section 2). Features have shape (1, channels, he
 import contextlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -116,6 +116,10 @@ class Objective(ABC):
     def on_progress(self, report: Callable[[int, int], None]) -> None:
         """Call `report(done, total)` after each tile; does nothing for objectives without tiles."""
         del report
+
+    def algorithms(self) -> Mapping[str, Any]:
+        """Algorithms that the objective chose in place of the library's, for the record; empty if there are none."""
+        return {}
 
     def compile_seconds(self) -> float | None:
         """Time that the first evaluation spent on compilation; None if nothing is compiled."""

@@ -1,7 +1,8 @@
 """Neural style generation (Gatys et al. 2016): the iteration, its parts, and the accuracy of its gradient."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,6 +38,9 @@ class StyleIteration(Step):
 
     def compile_seconds(self) -> float | None:
         return self._objective.compile_seconds()
+
+    def algorithms(self) -> Mapping[str, Any]:
+        return self._objective.algorithms()
 
     def _evaluate(self) -> Tensor:
         return self._objective(self._image)

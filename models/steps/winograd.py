@@ -1,0 +1,302 @@
+"""Winograd's minimal filtering F(4x4, 3x3) for convolutions with frozen weights, on the cpu.
+
+Lavin & Gray 2016, "Fast Algorithms for Convolutional Neural Networks", section 4. A tile of 4x4 outputs is computed
+from the 6x6 inputs that it reads as
+
+    Y = A^T [ (G g G^T) * (B^T d B) ] A
+
+with the 3x3 filter g, the inputs d and the elementwise product *. Summed over channels, the products are one matrix
+product for each of the 36 points, of shape (tiles, inputs) x (inputs, outputs): 36 multiplications for 16 outputs,
+where direct convolution has 144. The weights are frozen, so G g G^T is computed once. The gradient with respect to the
+input is the same algorithm on the flipped, transposed weights.
+
+The matrices follow from the points at which the filter's and the inputs' polynomials are evaluated (Cook and Toom;
+Winograd 1980, "Arithmetic Complexity of Computations"). The paper has 0, +-1, +-2 and infinity. Here they are 0, +-5/8,
++-3/2 and infinity: their powers are nearer to 1, and still exact in float32. Outputs of 64 channels are then 1.8 times
+as far from the exact result as those of direct convolution, where the paper's points give 3.8 times. Hence only
+float32, and float64 for tests.
+
+Only on the cpu: on an accelerator the library chooses among its own algorithms, cuDNN's Winograd among them.
+
+Time of direct convolution (torch's, channels last) over that of this one; medians of CPU time, one thread of a Zen 3
+with AVX2 that other processes shared, torch 2.14, without the transform of the weights:
+
+    channels      128 px   64 px   32 px   16 px   8 px (height and width of the map)
+    64 -> 64      0.93                                   256 px: 0.85
+    64 -> 128     0.86
+    128 -> 128    1.59             1.16
+    128 -> 256             1.40
+    256 -> 256             2.00    1.72    1.23
+    256 -> 512                     2.37
+    512 -> 512                     2.45    1.41    0.63
+
+The transforms take the same time per channel whatever the number of channels that it meets: few channels do not pay for
+them. Of few tiles the products read 36 weights for each input, and are slower than the convolution. Hence `wins`.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.network import StyleNetwork
+
+POINTS = 36
+_TILE = 4  # outputs on a side of a tile, which reads two inputs more
+# The finite points other than 0 are +-_NEAR and +-_FAR.
+_NEAR, _FAR = 5 / 8, 3 / 2
+_PRODUCT, _SUM = _NEAR**2 * _FAR**2, _NEAR**2 + _FAR**2
+# The transformed inputs of a strip of tiles take so many bytes: the passes over them stay in cache, while each of the
+# 36 products still has enough rows.
+_STRIP_BYTES = 6 * 2**20
+# What `wins` asks for, by the table above.
+_LEAST_CHANNELS, _LEAST_TILES = 128, 16
+# Output channels whose weights are transformed at a time, in float64.
+_CHANNELS_AT_A_TIME = 64
+
+Chooser = Callable[[int, int, int, int], bool]
+
+_LEAVE_TO_LIBRARY: ContextVar[bool] = ContextVar("leave_to_library", default=False)
+
+
+@contextlib.contextmanager
+def library_convolutions() -> Iterator[None]:
+    """Within the context, every convolution is left to the library, as on an accelerator: for predictions of one."""
+    before = _LEAVE_TO_LIBRARY.set(True)
+    try:
+        yield
+    finally:
+        _LEAVE_TO_LIBRARY.reset(before)
+
+
+def is_available(features: Tensor, precision: str) -> bool:
+    """Whether convolutions of such features may use the algorithm at all."""
+    return features.device.type == "cpu" and precision == "float32" and not _LEAVE_TO_LIBRARY.get()
+
+
+def wins(inputs: int, outputs: int, rows: int, columns: int) -> bool:
+    """Whether the algorithm is expected to take less time than direct convolution, forward and backward.
+
+    A rule, and no trial: on a busy machine a trial would choose differently in two runs, and change digits of results.
+    """
+    tiles = -(-rows // _TILE) * -(-columns // _TILE)
+    return min(inputs, outputs) >= _LEAST_CHANNELS and tiles >= _LEAST_TILES
+
+
+def replace_convolutions(network: StyleNetwork, picture: Tensor, chooses: Chooser) -> list[str]:
+    """Put a `WinogradConvolution` in the place of each applicable convolution that `chooses` takes.
+
+    Args:
+        picture: shape and type of the image.
+        chooses: called with the numbers of input and output channels, and the output's height and width.
+
+    Returns: names of these layers.
+    """
+    replaced = []
+    features = torch.empty_like(picture, device="meta")
+    for name, layer in network.layers.named_children():
+        # Shapes alone: no picture goes through the network.
+        state = {key: torch.empty_like(value, device="meta") for key, value in layer.state_dict().items()}
+        features = torch.func.functional_call(layer, state, (features,))
+        if is_applicable(layer) and chooses(layer.in_channels, layer.out_channels, *features.shape[2:]):
+            setattr(network.layers, name, WinogradConvolution(layer))
+            replaced.append(name)
+    return replaced
+
+
+def is_applicable(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether the layer is a 3x3 convolution with stride 1, padded with zeros on all sides alike, in one group."""
+    return (
+        isinstance(module, nn.Conv2d)
+        and type(module).forward is nn.Conv2d.forward
+        and module.kernel_size == (3, 3)
+        and module.stride == (1, 1)
+        and module.dilation == (1, 1)
+        and module.groups == 1
+        and module.padding_mode == "zeros"
+    )
+
+
+def facts(layers: Sequence[str]) -> dict[str, Any]:
+    """What the record says of these layers, in which the algorithm is used; nothing if there are none."""
+    return {"winograd": {"tile": "F(4x4, 3x3)", "layers": [*layers], "transforms": "eager"}} if layers else {}
+
+
+def transformed_weights(weight: Tensor) -> Tensor:
+    """The weights at all points: G g G^T, shape (36, inputs, outputs), from (outputs, inputs, 3, 3).
+
+    Computed in float64, so that each is rounded once.
+    """
+    outputs, inputs = weight.shape[:2]
+    transform = torch.tensor(_filter_transform(), dtype=torch.float64, device=weight.device)
+    # Both axes of the filter at once: (36, 9).
+    both = torch.einsum("ia,jb->ijab", transform, transform).reshape(POINTS, 9)
+    points = weight.new_empty(POINTS, inputs, outputs)
+    for first in range(0, outputs, _CHANNELS_AT_A_TIME):
+        part = weight[first : first + _CHANNELS_AT_A_TIME].to(torch.float64, memory_format=torch.contiguous_format)
+        values = both @ part.permute(2, 3, 1, 0).reshape(9, -1)
+        points[:, :, first : first + len(part)] = values.view(POINTS, inputs, len(part))
+    return points
+
+
+def _filter_transform() -> list[list[float]]:
+    """The matrix G: 1, x and x^2 at each point x, over the product of its distances from the other finite points."""
+    rows = [[1 / _PRODUCT, 0.0, 0.0]]
+    for square, other in ((_NEAR**2, _FAR**2), (_FAR**2, _NEAR**2)):
+        distances = 2 * square * (square - other)
+        rows += [[1 / distances, point / distances, square / distances] for point in (square**0.5, -(square**0.5))]
+    return [*rows, [0.0, 0.0, 1.0]]
+
+
+def gradient_weights(weight: Tensor) -> Tensor:
+    """Weights of the convolution that computes the input's gradient: flipped, and inputs and outputs exchanged."""
+    return weight.flip(2, 3).transpose(0, 1)
+
+
+def convolve(features: Tensor, points: Tensor, padding: Sequence[int], bias: Tensor | None = None) -> Tensor:
+    """The convolution of a feature map with transformed weights, channels last in memory.
+
+    Args:
+        features: shape (1, inputs, height, width).
+        points: of `transformed_weights`, shape (36, inputs, outputs).
+        padding: zeros above and below, and left and right; negative numbers crop.
+        bias: shape (outputs,).
+
+    Returns: shape (1, outputs, height + 2 * padding[0] - 2, width + 2 * padding[1] - 2).
+    """
+    inputs, outputs = points.shape[1:]
+    height, width = (size + 2 * amount for size, amount in zip(features.shape[2:], padding, strict=True))
+    rows, columns = height - 2, width - 2
+    down, across = -(-rows // _TILE), -(-columns // _TILE)
+    at_a_time = _tile_rows_of_a_strip(down, across, max(inputs, outputs), features.element_size())
+    # No view of another tensor, which the in-place ReLU behind it could not change.
+    result = torch.empty(
+        (1, outputs, rows, columns), dtype=features.dtype, device=features.device, memory_format=torch.channels_last
+    )
+    positions = result.permute(0, 2, 3, 1).squeeze(0)
+    products = features.new_empty(POINTS, at_a_time * across, outputs)
+    # The tiles at the right and at the bottom may read, and compute, positions beyond the padded map.
+    beyond = _TILE * across - columns
+    for first in range(0, down, at_a_time):
+        count = min(at_a_time, down - first)
+        top, stop = _TILE * first - padding[0], _TILE * (first + count) + 2 - padding[0]
+        inside = features[:, :, max(0, top) : max(0, min(stop, features.shape[2]))]
+        above = min(max(0, -top), stop - top)
+        margins = (padding[1], padding[1] + beyond, above, stop - top - above - inside.shape[2])
+        strip = functional.pad(inside, margins).permute(0, 2, 3, 1).squeeze(0).contiguous()
+        transformed = _transform_inputs(strip, count, across)
+        product = products[:, : count * across]
+        torch.bmm(transformed.view(POINTS, count * across, inputs), points, out=product)
+        tiles = _transform_outputs(product.unflatten(1, (count, across)).unflatten(0, (6, 6)))
+        target = positions[_TILE * first : _TILE * (first + count)]
+        computed = tiles.view(_TILE * count, _TILE * across, outputs)[: target.shape[0], :columns]
+        if bias is None:
+            target.copy_(computed)
+        else:
+            torch.add(computed, bias, out=target)
+    return result
+
+
+def _tile_rows_of_a_strip(down: int, across: int, channels: int, element_bytes: int) -> int:
+    row_bytes = POINTS * across * channels * element_bytes
+    strips = max(1, -(-down * row_bytes // _STRIP_BYTES))
+    return -(-down // min(strips, down))  # strips of one size, as nearly as can be
+
+
+def _transform_inputs(strip: Tensor, down: int, across: int) -> Tensor:
+    """B^T d B of each tile, shape (6, 6, down, across, channels), from the strip (rows, columns, channels)."""
+    rows = strip.new_empty(6, down, *strip.shape[1:])
+    _apply_input_transform([strip[i : i + _TILE * down - 3 : _TILE] for i in range(6)], list(rows))
+    points = strip.new_empty(6, 6, down, across, strip.shape[2])
+    _apply_input_transform(
+        [rows[:, :, i : i + _TILE * across - 3 : _TILE] for i in range(6)], [points[:, i] for i in range(6)]
+    )
+    return points
+
+
+def _apply_input_transform(d: Sequence[Tensor], out: Sequence[Tensor]) -> None:
+    """Multiply by B^T, in which points of opposite sign share their terms: six tensors to six others."""
+    torch.add(d[4], d[0], alpha=_PRODUCT, out=out[0]).sub_(d[2], alpha=_SUM)
+    even, odd = torch.sub(d[4], d[2], alpha=_FAR**2), torch.sub(d[3], d[1], alpha=_FAR**2)
+    torch.add(even, odd, alpha=_NEAR, out=out[1])
+    torch.sub(even, odd, alpha=_NEAR, out=out[2])
+    torch.sub(d[4], d[2], alpha=_NEAR**2, out=even)
+    torch.sub(d[3], d[1], alpha=_NEAR**2, out=odd)
+    torch.add(even, odd, alpha=_FAR, out=out[3])
+    torch.sub(even, odd, alpha=_FAR, out=out[4])
+    torch.add(d[5], d[1], alpha=_PRODUCT, out=out[5]).sub_(d[3], alpha=_SUM)
+
+
+def _transform_outputs(products: Tensor) -> Tensor:
+    """A^T m A of each tile, shape (down, 4, across, 4, channels), from (6, 6, down, across, channels)."""
+    _, _, down, across, channels = products.shape
+    rows = products.new_empty(4, 6, down, across, channels)
+    _apply_output_transform(list(products), list(rows))
+    tiles = products.new_empty(down, 4, across, 4, channels)
+    _apply_output_transform([rows[:, i] for i in range(6)], [tiles[:, :, :, i].transpose(0, 1) for i in range(4)])
+    return tiles
+
+
+def _apply_output_transform(m: Sequence[Tensor], out: Sequence[Tensor]) -> None:
+    """Multiply by A^T, the powers of the points: six tensors to four others."""
+    even, far_even = m[1] + m[2], m[3] + m[4]
+    torch.add(m[0], even, out=out[0]).add_(far_even)
+    torch.mul(even, _NEAR**2, out=out[2]).add_(far_even, alpha=_FAR**2)
+    odd, far_odd = torch.sub(m[1], m[2], out=even), torch.sub(m[3], m[4], out=far_even)
+    torch.mul(odd, _NEAR, out=out[1]).add_(far_odd, alpha=_FAR)
+    torch.add(m[5], odd, alpha=_NEAR**3, out=out[3]).add_(far_odd, alpha=_FAR**3)
+
+
+class _Convolve(torch.autograd.Function):
+    """`convolve` with frozen weights: a gradient with respect to the features alone."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, layer: "WinogradConvolution") -> Tensor:
+        ctx.layer = layer
+        return convolve(features, layer.points, layer.padding, layer.bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        layer = ctx.layer
+        return convolve(gradient, layer.gradient_points, [2 - amount for amount in layer.padding]), None
+
+
+class WinogradConvolution(nn.Module):
+    """Takes the place of a convolution for which `is_applicable`; its weights take four times the memory, twice.
+
+    Attributes:
+        points: transformed weights of the convolution, shape (36, inputs, outputs).
+        gradient_points: those of its gradient, shape (36, outputs, inputs).
+    """
+
+    points: Tensor
+    gradient_points: Tensor
+    bias: Tensor | None
+
+    def __init__(self, module: nn.Conv2d) -> None:
+        super().__init__()
+        weight = module.weight.detach()
+        self.padding = _amounts(module)
+        self.register_buffer("points", transformed_weights(weight))
+        self.register_buffer("gradient_points", transformed_weights(gradient_weights(weight)))
+        self.register_buffer("bias", None if module.bias is None else module.bias.detach())
+
+    def forward(self, features: Tensor) -> Tensor:
+        result: Tensor = _Convolve.apply(features, self)
+        return result
+
+
+def _amounts(module: nn.Conv2d) -> tuple[int, int]:
+    match module.padding:
+        case "same":
+            return 1, 1
+        case "valid":
+            return 0, 0
+        case (rows, columns):
+            return int(rows), int(columns)
+        case other:
+            raise AssertionError(f"no padding of a Conv2d: {other!r}")
