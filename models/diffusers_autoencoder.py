@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.errors import Unsupported
 from models.tilers import Edges, Tiler
-from models.weights import check_shapes, random_state
+from models.weights import check_shapes, random_tensors
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 try:
@@ -85,7 +85,7 @@ def encoded(picture: Tensor, decoder: nn.Module, weights: Mapping[str, Tensor] |
     autoencoder.decoder = autoencoder.post_quant_conv = None
     stored_as = next(decoder.parameters())
     if weights is None:
-        state = random_state(autoencoder, seed)
+        state = dict(random_tensors(autoencoder, seed))
     else:
         check_shapes(autoencoder, weights, "--weights")
         state = {key: weights[key] for key in autoencoder.state_dict()}
