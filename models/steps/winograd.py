@@ -22,13 +22,12 @@ Time of direct convolution (torch's, channels last) over that of this one; media
 with AVX2 that other processes shared, torch 2.14, without the transform of the weights:
 
     channels      128 px   64 px   32 px   16 px   8 px (height and width of the map)
-    64 -> 64      0.93                                   256 px: 0.85
-    64 -> 128     0.86
-    128 -> 128    1.59             1.16
-    128 -> 256             1.40
-    256 -> 256             2.00    1.72    1.23
-    256 -> 512                     2.37
-    512 -> 512                     2.45    1.41    0.63
+    64 -> 128     0.67
+    128 -> 128    1.47     1.02    0.87
+    128 -> 256             1.30
+    256 -> 256             1.73    1.50    0.90
+    256 -> 512                     1.59
+    512 -> 512                     1.85    1.16    0.82
 
 The transforms take the same time per channel whatever the number of channels that it meets: few channels do not pay for
 them. Of few tiles the products read 36 weights for each input, and are slower than the convolution. Hence `wins`.
@@ -54,7 +53,7 @@ _PRODUCT, _SUM = _NEAR**2 * _FAR**2, _NEAR**2 + _FAR**2
 # 36 products still has enough rows.
 _STRIP_BYTES = 6 * 2**20
 # What `wins` asks for, by the table above.
-_LEAST_CHANNELS, _LEAST_TILES = 128, 16
+_LEAST_CHANNELS, _LEAST_PRODUCTS = 128, 2**22
 # Output channels whose weights are transformed at a time, in float64.
 _CHANNELS_AT_A_TIME = 64
 
@@ -84,7 +83,9 @@ def wins(inputs: int, outputs: int, rows: int, columns: int) -> bool:
     A rule, and no trial: on a busy machine a trial would choose differently in two runs, and change digits of results.
     """
     tiles = -(-rows // _TILE) * -(-columns // _TILE)
-    return min(inputs, outputs) >= _LEAST_CHANNELS and tiles >= _LEAST_TILES
+    # Multiplications at each of the 36 points.
+    products = inputs * outputs * tiles
+    return min(inputs, outputs) >= _LEAST_CHANNELS and products >= _LEAST_PRODUCTS
 
 
 def replace_convolutions(network: StyleNetwork, picture: Tensor, chooses: Chooser) -> list[str]:
