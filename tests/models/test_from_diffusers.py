@@ -109,7 +109,7 @@ def test_a_network_has_the_parameters_of_its_checkpoint_and_text_of_its_encoders
     assert sum(weight.numel() for weight in network.parameters()) == parameters
     assert all(weight.is_meta for weight in network.parameters())
     assert [tuple(one.shape) for one in network.conditions(2, META)] == conditions
-    (shown,) = (line.split("|") for line in PAGE.splitlines() if line.startswith(f"| `{name}` |"))
+    shown = next(line.split("|") for line in PAGE.splitlines() if line.startswith(f"| `{name}` |"))
     assert shown[3].strip() == f"{parameters / 1e6:.1f} M"
     assert shown[4].strip() == f"{network.factor_px} px"
 
