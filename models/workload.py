@@ -78,6 +78,7 @@ class Workload:
         content, style: paths of pictures; if empty, noise of the image's size.
         attention: kernel of the attention of generators, one of `api.ATTENTION_KERNELS`.
         tile_px: side of the tiles, for strategies with tiles; 0 for the strategy's default.
+        memory_bytes: that a streamed decode may take, with its weights; 0 for no limit.
         ranks: number of processes that share the work; torch.distributed knows the rank of each.
         iterations: total number at all sizes of a generated picture; 0 for steps without an end.
         unfinished: path of the checkpoint file of a generated picture; empty for none.
@@ -103,6 +104,7 @@ class Workload:
     iterations: int = 0
     unfinished: str = ""
     attention: str = "auto"
+    memory_bytes: int = 0
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:

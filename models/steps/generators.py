@@ -41,7 +41,6 @@ _WHY_NOT = {
     "tiled": "normalisation and attention of a generator span the whole image, so that tiles would change its output",
     "fastest": "it combines changes to a style iteration",
 }
-_WHY_NOT["streamed"] = _WHY_NOT["tiled"]
 
 
 def denoise(workload: Workload) -> Step:
@@ -51,18 +50,21 @@ def denoise(workload: Workload) -> Step:
         InputError: the mode, the size or the weights do not fit the model.
         Unsupported: the strategy does not apply.
     """
-    return _step({"forward": Forward, "input": InputGradient, "training": Training}, workload)
+    if workload.strategy == "streamed":
+        raise Unsupported("strategy 'streamed' does not apply: it is for style networks and decoders")
+    return step_of_mode({"forward": Forward, "input": InputGradient, "training": Training}, workload)
 
 
-def decode(workload: Workload) -> Step:
-    """The step of a decoder, by mode; errors as in `denoise`."""
-    return _step({"forward": Forward, "input": InputGradient}, workload)
-
-
-def _step(modes: Mapping[str, type["GeneratorStep"]], workload: Workload) -> Step:
+def step_of_mode(modes: Mapping[str, type["GeneratorStep"]], workload: Workload) -> Step:
+    """The step of a workload's mode; errors as in `denoise`."""
     if workload.mode not in modes:
         raise InputError(f"there is no mode {workload.mode!r} of this step; use one of: {', '.join(modes)}")
     return modes[workload.mode](workload)
+
+
+def stored_as(precision: str) -> torch.dtype:
+    """The type in which numbers of a precision are stored."""
+    return _STORED_AS.get(precision, torch.float32)
 
 
 class GeneratorStep(Step):
@@ -108,7 +110,7 @@ class GeneratorStep(Step):
     @staticmethod
     def _stored_as(workload: Workload) -> torch.dtype:
         """The type of weights and latents."""
-        return _STORED_AS.get(workload.precision, torch.float32)
+        return stored_as(workload.precision)
 
     def _loaded(self, workload: Workload) -> Generator:
         """The network with its weights, in the mode and memory layout of the workload."""

@@ -1,1 +1,1 @@
-"""Exact evaluation of convolutional decoders in bounded memory, by strips of rows: forward, and the gradient to the latents."""
+"""Exact decoding in bounded memory, by strips of rows: the image, and the gradient to the latents."""

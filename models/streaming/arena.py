@@ -1,8 +1,8 @@
 """One preallocated piece of memory in which all large maps lie, and how a map is moved within it.
 
-A map is a tensor of shape (1, channels, height, width) whose numbers lie as rows of (width, channels). Rows may be further
-apart than they are long, so that two maps can have their rows next to each other. A result overwrites rows of its source
-that have been read.
+A map is a tensor of shape (1, channels, height, width) whose numbers lie as rows of (width, channels). Rows may be
+further apart than they are long, so that two maps can have their rows next to each other. A result overwrites rows of
+its source that have been read.
 """
 
 from collections.abc import Iterator

@@ -1,9 +1,9 @@
 """Attention over all positions of a map that lies in an arena: in chunks, in place, forward and backward.
 
-In float32 and float64 on a cpu, torch's fused kernel takes a chunk of queries with all keys. Elsewhere products of chunks
-of queries with chunks of keys are merged with a running maximum (Rabe & Staats 2021, "Self-attention does not need
-O(n^2) memory"): on a cpu in bfloat16 that is faster than the fused kernel, and no fused kernel of an accelerator takes
-heads of 512 numbers in all precisions.
+In float32 and float64 on a cpu, torch's fused kernel takes a chunk of queries with all keys. Elsewhere products of
+chunks of queries with chunks of keys are merged with a running maximum (Rabe & Staats 2021, "Self-attention does not
+need O(n^2) memory"): on a cpu in bfloat16 that is faster than the fused kernel, and fused kernels of accelerators do
+not take heads of 512 numbers in every precision.
 """
 
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ def attention_gradient(
         query_gradients = torch.zeros_like(queries)
         outer = linear(upstream[part], operation.out.weight.t())
         output, normaliser = _attended_by_chunks(queries, keys, values)
-        # The gradient of a softmax is p (d - sum(p d)), and this sum is output x gradient (Dao et al. 2022, section 3.1).
+        # The gradient of a softmax is p (d - sum(p d)); this sum is output x gradient (Dao et al. 2022, section 3.1).
         product = (outer * output).sum(1, keepdim=True)
         for other in _chunks(tokens.shape[0], KEY_CHUNK):
             weights = _scores(queries, keys[other]).sub_(normaliser).exp_()
@@ -114,7 +114,7 @@ def _attended(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 def _attended_by_chunks(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention, shape (queries, channels), and the logarithm of each query's sum of exponentials, shape (queries, 1)."""
+    """Attention, shape (queries, channels), and the logarithms of the sums of exponentials, shape (queries, 1)."""
     highest = total = output = None
     for part in _chunks(keys.shape[0], KEY_CHUNK):
         weights = _scores(queries, keys[part])
@@ -129,7 +129,9 @@ def _attended_by_chunks(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[
             shrunk = (highest - peak).exp_()
             total, output = total.mul_(shrunk).add_(sums), output.mul_(shrunk).add_(sought)
         highest = peak
-    assert highest is not None and total is not None and output is not None, "attention without keys"
+    assert highest is not None, "attention without keys"
+    assert total is not None
+    assert output is not None
     return output.div_(total).to(queries.dtype), highest + total.log()
 
 

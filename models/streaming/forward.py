@@ -176,8 +176,8 @@ class ForwardPass:
             self._finish(inner_norm)
         out, done = shortcut if out is None else out, 0
         for strip in self._passed(strips(inner, rows), streams_of(last, self.statistics)):
-            strip += shortcut[:, :, done : done + strip.shape[2]]
-            done = self._put(strip, out, done, norm)
+            total = strip.add_(shortcut[:, :, done : done + strip.shape[2]])
+            done = self._put(total, out, done, norm)
         self._finish(norm)
         return out
 

@@ -7,10 +7,9 @@ needs two sums over the whole image, and so a pass of its own.
 
 from collections.abc import Callable, Iterator, Sequence
 
-import torch
 from torch import Tensor
 
-from models.streaming.arena import STRIP_POSITIONS, Arena, strips
+from models.streaming.arena import Arena, strips
 from models.streaming.attention import attention_gradient
 from models.streaming.forward import ForwardPass, no_progress
 from models.streaming.gradient_plans import Back, GradientPlan, Portion
@@ -24,7 +23,7 @@ class GradientPass:
     """The way back of one image.
 
     Args:
-        forward: the forward pass, done, with the outputs of attention kept.
+        forward: the forward pass, done, with the outputs of attention kept; strips have its size.
         arena: of the size that the plan needs; it may be that of the forward pass.
         progress: called with the share of the work that is done.
     """
@@ -35,11 +34,9 @@ class GradientPass:
         plan: GradientPlan,
         arena: Arena,
         forward: ForwardPass,
-        strip_positions: int = STRIP_POSITIONS,
         progress: Callable[[float], None] = no_progress,
     ) -> None:
-        self._chain, self._plan, self._arena, self._forward = chain, plan, arena, forward
-        self._strip_positions, self._progress = strip_positions, progress
+        self._chain, self._plan, self._arena, self._forward, self._progress = chain, plan, arena, forward, progress
         self._statistics = forward.statistics
 
     def __call__(self, latents: Tensor, image_gradient: Tensor, latents_gradient: Tensor) -> None:
@@ -113,7 +110,7 @@ class GradientPass:
         scale = self._chain.scales[step.start] // self._chain.scales[step.source]
         height, width = scale * source.shape[2], scale * source.shape[3]
         if self._arena.holds(gradient):
-            return self._arena.map(channels, height, width, gradient.stride(2), gradient.storage_offset())
+            return self._arena.map(channels, height, width, gradient.stride(2), int(gradient.storage_offset()))
         at_start = self._arena.holds(source) and source.storage_offset() == 0
         return self._arena.map_at_end(channels, height, width) if at_start else self._arena.map(channels, height, width)
 

@@ -1,11 +1,12 @@
 """Which maps are computed again, and where the gradient is stored, on the way back from the image to the latents.
 
-A gradient is taken from point to point backwards. Activations come from a map that is computed again from the latents, or
-from the output of the attention before, and that lies in the arena beside the gradient. The plan is a shortest path, as
-for the forward pass.
+A gradient is taken from point to point backwards. Activations come from a map that is computed again from the latents,
+or from the output of the attention before, and that lies in the arena beside the gradient. The plan is a shortest path,
+as for the forward pass.
 """
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 
 from models.streaming.plans import attention_gradient_numbers
@@ -89,7 +90,8 @@ def smallest_gradient_numbers(extent: Extent) -> int:
     """Size of the smallest arena for which there is a plan."""
     sizes = sorted({extent.size(a) + extent.size(b) for a in range(len(extent.chain.work)) for b in range(a + 1)})
     candidates = sorted({attention_gradient_numbers(extent), *sizes, *map(extent.size, range(len(extent.chain.work)))})
-    return next(numbers for numbers in candidates if gradient_plan(extent, numbers) is not None)
+    # More memory never makes a plan impossible.
+    return candidates[bisect_left(candidates, True, key=lambda numbers: gradient_plan(extent, numbers) is not None)]
 
 
 def _portion(extent: Extent, base: int, end: int, numbers: float) -> _Way | None:

@@ -56,6 +56,8 @@ class Nearest(Operation):
 
 @dataclass(frozen=True, eq=False)
 class Activation(Operation):
+    """An activation that follows no normalisation."""
+
     name: ActivationName
 
 

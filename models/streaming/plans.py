@@ -1,9 +1,9 @@
 """Which maps are kept in the arena, and what is computed again: the cheapest way for a given amount of memory.
 
-A plan is a sequence of steps from the latents to the image. Each leaves one whole map in the arena, so that the choice is
-a shortest path over the points of a chain, among the steps that fit. Two maps of the largest size let every convolution
-be computed once; with one map, the convolutions before a residual's second normalisation are computed twice; with less,
-a share of the last rows is computed again from a smaller map.
+A plan is a sequence of steps from the latents to the image. Each leaves one whole map in the arena, so that the choice
+is a shortest path over the points of a chain, among the steps that fit. Two maps of the largest size let every
+convolution be computed once; with one map, the convolutions before a residual's second normalisation are computed
+twice; with less, a share of the last rows is computed again from a smaller map.
 """
 
 import math
@@ -156,7 +156,10 @@ def _split(extent: Extent, start: int, numbers: float) -> Split | None:
     chain, end = extent.chain, len(extent.chain.operations)
     if not start or portions(chain)[-1][0] > start or start + 2 > end or numbers == math.inf:
         return None
-    inner = [point for point in range(start + 1, end) if chain.scales[point] == chain.scales[end]]
+    # A map behind an operation without work is computed from the one before it as fast as it is read.
+    inner = [
+        point for point in range(start + 1, end) if chain.scales[point] == chain.scales[end] and chain.work[point - 1]
+    ]
     row = min((extent.row(point) for point in inner), default=0)
     points = tuple(point for point in inner if extent.row(point) == row)
     if not points or extent.size(start) > numbers:

@@ -1,7 +1,7 @@
 """Backward streams: from the rows of the gradient at an operation's output to those of the gradient at its input.
 
-They work like the forward streams, in the same order of rows. What the gradient needs of the input itself, the rows of a
-normalisation or an activation, comes from queues that a forward stream fills.
+They work like the forward streams, in the same order of rows. What the gradient needs of the input itself, the rows of
+a normalisation or an activation, comes from queues that a forward stream fills.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +31,6 @@ from models.streaming.rows import (
     identity,
 )
 from models.streaming.statistics import NormStatistics
-
 
 # For each normalisation and activation, the rows of its input.
 Inputs = Mapping[Operation, RowQueue]
@@ -145,12 +144,8 @@ def transposed(weight: Tensor) -> Tensor:
 
 
 def _gradient_of(operation: Operation, statistics: Statistics, inputs: Inputs) -> Stream:
-    if isinstance(operation, UpsamplingConvolution):
-        return UpsamplingGradient(operation.weight)
     if isinstance(operation, Convolution):
-        if operation.side == 3:
-            return RowConvolution(transposed(operation.weight), None)
-        return RowMap(_pointwise_gradient(operation))
+        return _convolution_gradient(operation)
     if isinstance(operation, Normalisation):
         return NormGradient(statistics[operation], inputs[operation])
     if isinstance(operation, Activation):
@@ -160,6 +155,14 @@ def _gradient_of(operation: Operation, statistics: Statistics, inputs: Inputs) -
     assert isinstance(operation, Residual), f"{operation.place} is no stream"
     body = Pipeline(gradient_streams(operation.body, statistics, inputs))
     return RowResidual(body, identity if operation.shortcut is None else _pointwise_gradient(operation.shortcut))
+
+
+def _convolution_gradient(operation: Convolution) -> Stream:
+    if isinstance(operation, UpsamplingConvolution):
+        return UpsamplingGradient(operation.weight)
+    if operation.side == 3:
+        return RowConvolution(transposed(operation.weight), None)
+    return RowMap(_pointwise_gradient(operation))
 
 
 def _pointwise_gradient(convolution: Convolution) -> Callable[[Tensor], Tensor]:

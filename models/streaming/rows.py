@@ -1,7 +1,7 @@
 """Forward streams: operations on a map whose rows arrive in strips, in order, each row once.
 
-A stream takes strips of shape (1, channels, rows, width) and returns the rows of its output that are complete by then. A
-convolution of 3x3 keeps the two rows that the next strip needs, so that nothing is computed twice. All of a stream's
+A stream takes strips of shape (1, channels, rows, width) and returns the rows of its output that are complete by then.
+A convolution of 3x3 keeps the two rows that the next strip needs, so that nothing is computed twice. All of a stream's
 memory is proportional to the width of the map.
 """
 
@@ -258,6 +258,7 @@ def pointwise(convolution: Convolution) -> Callable[[Tensor], Tensor]:
 
 
 def identity(rows: Tensor) -> Tensor:
+    """The rows themselves."""
     return rows
 
 
@@ -266,15 +267,17 @@ def repeat_positions(rows: Tensor) -> Tensor:
     return rows.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
 
-def _stream_of(
-    operation: Operation, statistics: Statistics, recorded: Mapping[Operation, RowQueue] | None
-) -> Stream:
+def _convolution(operation: Convolution) -> Stream:
     if isinstance(operation, UpsamplingConvolution):
         return RowUpsampling(operation.weight, operation.bias)
+    if operation.side == 3:
+        return RowConvolution(operation.weight, operation.bias)
+    return RowMap(pointwise(operation))
+
+
+def _stream_of(operation: Operation, statistics: Statistics, recorded: Mapping[Operation, RowQueue] | None) -> Stream:
     if isinstance(operation, Convolution):
-        if operation.side == 3:
-            return RowConvolution(operation.weight, operation.bias)
-        return RowMap(pointwise(operation))
+        return _convolution(operation)
     if isinstance(operation, Normalisation):
         return RowMap(statistics[operation].apply)
     if isinstance(operation, Activation):

@@ -6,7 +6,7 @@ merged with it.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from models.errors import InputError
@@ -29,13 +29,29 @@ class Node:
 
     Attributes:
         place: the module that computed it.
-        operation: None for the latents and for sums.
-        inputs: none for the latents, two for a sum.
+        operation: what it was computed with; None for the latents and for sums.
+        terms: of a sum.
+        before: the input of the operation; of a sum the value where the ways to its terms part; None for the latents.
     """
 
     place: str
     operation: Operation | None = None
-    inputs: tuple["Node", ...] = ()
+    terms: tuple["Node", ...] = ()
+    before: "Node | None" = None
+
+
+def sum_of(place: str, left: Node, right: Node) -> Node:
+    """The sum of two values."""
+    way = set(map(id, _way_back(left)))
+    # The latents are on every way.
+    return Node(place, None, (left, right), next(node for node in _way_back(right) if id(node) in way))
+
+
+def _way_back(node: Node | None) -> Iterator[Node]:
+    """The values on the way from a value back to the latents; residuals are passed at once."""
+    while node is not None:
+        yield node
+        node = node.before
 
 
 def sequence(start: Node, end: Node) -> list[Operation]:
@@ -45,36 +61,16 @@ def sequence(start: Node, end: Node) -> list[Operation]:
         InputError: they are no chain; the sentence names the place.
     """
     operations: list[Operation] = []
-    node = end
-    while node is not start:
-        if node.operation is not None:
-            operations.append(node.operation)
-            (node,) = node.inputs
-        else:
-            fork = _fork(node)
-            operations.append(_residual(node, fork))
-            node = fork
+    for node in _way_back(end):
+        if node is start:
+            break
+        operations.append(_residual(node) if node.operation is None else node.operation)
     return _merged(operations[::-1])
 
 
-def _fork(total: Node) -> Node:
-    """Where the ways to the two terms of a sum part."""
-    left, right = (_way_back(term) for term in total.inputs)
-    # The latents are on every way.
-    return next(node for node in left if any(node is other for other in right))
-
-
-def _way_back(node: Node) -> list[Node]:
-    """The values on the way from a value back to the latents; residuals are passed at once."""
-    way = [node]
-    while way[-1].inputs:
-        node = way[-1]
-        way.append(node.inputs[0] if node.operation is not None else _fork(node))
-    return way
-
-
-def _residual(total: Node, fork: Node) -> Residual:
-    ways = [tuple(sequence(fork, term)) for term in total.inputs]
+def _residual(total: Node) -> Residual:
+    assert total.before is not None, "the latents are no sum"
+    ways = [tuple(sequence(total.before, term)) for term in total.terms]
     for body, shortcut in (ways, ways[::-1]):
         inner = next((one for one in body if isinstance(one, Attention) or scale_of(one) != 1), None)
         if body and inner is None and not shortcut:
@@ -84,9 +80,9 @@ def _residual(total: Node, fork: Node) -> Residual:
             assert isinstance(convolution, Convolution)
             return Residual(total.place, body, convolution)
     raise InputError(
-        f"the sum in {total.place} cannot be computed by strips of rows: one of its two terms has to be the input of the"
-        " other's layers, or a convolution of 1x1 of it, without attention or a change of size between; use a network of"
-        " such residuals"
+        f"the sum in {total.place} cannot be computed by strips of rows: one of its terms has to be the input of"
+        " the other's layers, or a convolution of 1x1 of it, without attention or a change of size between; use a network"
+        " of such residuals"
     )
 
 

@@ -1,13 +1,15 @@
 """Builds the chain of a network by running it once on features without data, and recording what it computes.
 
-The network runs as it is, with its own control flow; every function of torch that it calls on features is seen, and
-computes nothing. What cannot be computed by strips of rows is refused with its place. Attention is recognised as a module
-with the parts of diffusers' attention, `group_norm`, `to_q`, `to_k`, `to_v` and `to_out`, and checked by a small example.
+The network runs as it is, with its own control flow; every function of torch that it calls on features is seen,
+and computes nothing. What cannot be computed by strips of rows is refused with its place. Attention is recognised as a
+module with the parts of diffusers' attention, `group_norm`, `to_q`, `to_k`, `to_v` and `to_out`, and checked by a small
+example.
 """
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +30,7 @@ from models.streaming.operations import (
     chain_of,
 )
 from models.streaming.statistics import NormStatistics
-from models.streaming.structure import Node, sequence
+from models.streaming.structure import Node, sequence, sum_of
 
 WHAT_CAN = (
     "convolutions of 1x1 and 3x3 with stride 1 and zeros around, group normalisation, SiLU, ReLU, sums, nearest"
@@ -42,8 +44,28 @@ _ACTIVATIONS: Mapping[Any, Any] = {
     functional.silu: "silu",
     **dict.fromkeys((functional.relu, torch.relu, Tensor.relu, Tensor.relu_, torch.relu_), "relu"),
 }
-_PRODUCTS = (torch.div, Tensor.div, Tensor.__truediv__, torch.mul, Tensor.mul, Tensor.__mul__, Tensor.__rmul__)
-_COPIES = (Tensor.to, Tensor.contiguous, Tensor.clone, torch.clone)
+
+
+def _is_one(_: Tensor, factor: Any, **options: Any) -> bool:
+    return isinstance(factor, int | float) and factor == 1 and not options
+
+
+def _keeps_type(features: Tensor, *args: Any, **kwargs: Any) -> bool:
+    types = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.dtype)]
+    return all(dtype == features.dtype for dtype in types)
+
+
+def _drops_nothing(_: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> bool:
+    del inplace
+    return not training or p == 0
+
+
+# Functions that leave features as they are, if this is true of their arguments.
+_UNCHANGED: Mapping[Any, Callable[..., bool]] = {
+    **dict.fromkeys((torch.div, Tensor.div, Tensor.__truediv__, torch.mul, Tensor.mul, Tensor.__mul__), _is_one),
+    **dict.fromkeys((Tensor.to, Tensor.contiguous, Tensor.clone, torch.clone), _keeps_type),
+    functional.dropout: _drops_nothing,
+}
 
 
 def trace(network: nn.Module, in_channels: int, forward: Callable[[Tensor], Any] | None = None) -> Chain:
@@ -95,8 +117,7 @@ class _Recording(TorchFunctionMode):
     ) -> Any:
         del types
         kwargs = kwargs or {}
-        terms = [leaf for leaf in (*tree_leaves(args), *tree_leaves(kwargs)) if self.node_of(leaf)]
-        if not terms:
+        if not any(self.node_of(leaf) for leaf in (*tree_leaves(args), *tree_leaves(kwargs))):
             return func(*args, **kwargs)
         result = self._recorded(func, args, kwargs)
         if result is not None:
@@ -111,31 +132,28 @@ class _Recording(TorchFunctionMode):
 
     def _recorded(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
         """The output of a function that can be streamed; None for any other."""
-        features = args[0] if args else kwargs.get("input")
-        if func in _SUMS and len(args) == 2 and not kwargs and all(self.node_of(term) for term in args):
-            if args[0].shape != args[1].shape:
-                return None
-            node = Node(self.place, None, tuple(self._nodes[id(term)] for term in args))
-            return self._note(features if func in _IN_PLACE else torch.empty_like(features), node)
-        if not self.node_of(features):
+        if func in _SUMS:
+            return self._sum(func, *args, **kwargs)
+        if not args or not self.node_of(args[0]):
             return None
-        if func in _PRODUCTS and len(args) == 2 and isinstance(args[1], int | float) and args[1] == 1 and not kwargs:
-            return features
-        if func in _COPIES and _keeps_type(features, args[1:], kwargs):
-            return features
-        if func is functional.dropout and not (kwargs.get("training", True) and kwargs.get("p", args[1] if len(args) > 1 else 0.5)):
-            return features
-        in_place = func in _IN_PLACE or bool(kwargs.get("inplace"))
+        if func in _UNCHANGED:
+            return args[0] if _UNCHANGED[func](*args, **kwargs) else None
         if func in _ACTIVATIONS:
-            output = features if in_place else torch.empty_like(features)
-            return self._append(features, output, Activation(self.place, _ACTIVATIONS[func]))
-        if func is functional.group_norm:
-            return self._group_norm(*args, **kwargs)
-        if func is torch.conv2d:
-            return self._convolution(*args, **kwargs)
-        if func is functional.interpolate:
-            return self._upsampling(*args, **kwargs)
-        return None
+            in_place = func in _IN_PLACE or bool(kwargs.get("inplace"))
+            output = args[0] if in_place else torch.empty_like(args[0])
+            return self._append(args[0], output, Activation(self.place, _ACTIVATIONS[func]))
+        layers: Mapping[Any, Callable[..., Tensor | None]] = {
+            functional.group_norm: self._group_norm,
+            functional.interpolate: self._upsampling,
+            torch.conv2d: self._convolution,
+        }
+        return layers[func](*args, **kwargs) if func in layers else None
+
+    def _sum(self, func: Any, left: Any, right: Any, **options: Any) -> Tensor | None:
+        first, second = self.node_of(left), self.node_of(right)
+        if first is None or second is None or left.shape != right.shape or options:
+            return None
+        return self._note(left if func in _IN_PLACE else torch.empty_like(left), sum_of(self.place, first, second))
 
     def _group_norm(
         self, features: Tensor, groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
@@ -152,7 +170,12 @@ class _Recording(TorchFunctionMode):
     ) -> Tensor | None:  # fmt: skip
         side = weight.shape[2]
         around = side // 2 if padding == "same" else padding
-        if weight.shape[2:] not in ((1, 1), (3, 3)) or groups != 1 or not _are(stride, 1) or not _are(around, side // 2):
+        if (
+            weight.shape[2:] not in ((1, 1), (3, 3))
+            or groups != 1
+            or not _are(stride, 1)
+            or not _are(around, side // 2)
+        ):
             return None
         if side == 3 and not _are(dilation, 1):
             return None
@@ -168,10 +191,12 @@ class _Recording(TorchFunctionMode):
         if mode not in ("nearest", "nearest-exact") or not twice:
             return None
         del others
-        return self._append(features, features.new_empty(1, features.shape[1], 2 * height, 2 * width), Nearest(self.place))
+        return self._append(
+            features, features.new_empty(1, features.shape[1], 2 * height, 2 * width), Nearest(self.place)
+        )
 
     def _append(self, features: Tensor, output: Tensor, operation: Operation) -> Tensor:
-        return self._note(output, Node(self.place, operation, (self._nodes[id(features)],)))
+        return self._note(output, Node(self.place, operation, before=self._nodes[id(features)]))
 
     def _note(self, tensor: Tensor, node: Node) -> Tensor:
         self._nodes[id(tensor)] = node
@@ -187,33 +212,34 @@ class _Recording(TorchFunctionMode):
         """Within the context, the running module is known, and modules of attention are noted as one operation."""
         with contextlib.ExitStack() as stack:
             for name, module in self._network.named_modules():
-                enter = module.register_forward_pre_hook(lambda *_, name=name: self._stack.append(name))
-                leave = module.register_forward_hook(lambda *_: self._left(), always_call=True)
-                stack.callback(enter.remove)
-                stack.callback(leave.remove)
+                stack.callback(module.register_forward_pre_hook(partial(self._entered, name)).remove)
+                stack.callback(module.register_forward_hook(self._left, always_call=True).remove)
                 if all(hasattr(module, part) for part in _PROJECTIONS):
-                    module.forward = self._attention_of(module, name)
-                    stack.callback(lambda module=module: delattr(module, "forward"))
+                    # On the instance: a class's method is not touched.
+                    module.forward = partial(self._attention, module, name)
+                    stack.callback(delattr, module, "forward")
             yield
 
-    def _left(self) -> None:
+    def _entered(self, name: str, *_: Any) -> None:
+        self._stack.append(name)
+
+    def _left(self, *_: Any) -> None:
         self._stack.pop()
 
-    def _attention_of(self, module: nn.Module, name: str) -> Callable[..., Tensor]:
-        out = module.to_out if isinstance(module.to_out, nn.Linear) else module.to_out[0]
-        layers = [module.to_q, module.to_k, module.to_v, out]
-        norm = getattr(module, "group_norm", None)
-
-        def forward(features: Tensor, *others: Any, **options: Any) -> Tensor:
-            del others, options  # diffusers passes conditions that are None; the check of the example sees the rest
-            if not all(isinstance(layer, nn.Linear) for layer in layers) or not self.node_of(features):
-                raise self._refused(type(module).forward)
-            place = f"{name}.group_norm"
-            normalised = norm and Normalisation(place, norm.num_groups, norm.eps, norm.weight.detach(), norm.bias.detach())
-            output = torch.empty(features.shape, dtype=features.dtype, device="meta")
-            return self._append(features, output, Attention(name, normalised, *layers))
-
-        return forward
+    def _attention(self, module: nn.Module, name: str, features: Tensor, *others: Any, **options: Any) -> Tensor:
+        """The output of a module of attention, as one operation."""
+        del others, options  # diffusers passes conditions that are None; the example shows whether they matter
+        out: Any = module.to_out if isinstance(module.to_out, nn.Linear) else cast(Any, module.to_out)[0]
+        layers: list[Any] = [module.to_q, module.to_k, module.to_v, out]
+        if not all(isinstance(layer, nn.Linear) for layer in layers) or not self.node_of(features):
+            raise self._refused(type(module).forward)
+        norm: Any = getattr(module, "group_norm", None)
+        normalised = norm and Normalisation(
+            f"{name}.group_norm", norm.num_groups, norm.eps, norm.weight.detach(), norm.bias.detach()
+        )
+        query, key, value, out = layers
+        output = torch.empty(features.shape, dtype=features.dtype, device="meta")
+        return self._append(features, output, Attention(name, normalised, query, key, value, out))
 
 
 def _check_attention(operation: Attention, module: nn.Module) -> None:
@@ -229,26 +255,20 @@ def _check_attention(operation: Attention, module: nn.Module) -> None:
         return  # numbers that are not there cannot be compared
     with torch.no_grad():
         expected = module(features.clone())
-        statistics = {}
+        statistics: dict[Normalisation, NormStatistics] = {}
         if operation.norm is not None:
             statistics[operation.norm] = NormStatistics(operation.norm)
             statistics[operation.norm].add(features)
             statistics[operation.norm].finish()
-        memory = torch.empty(2, *tokens_of(features).shape, dtype=features.dtype, device=features.device)
-        attend(operation, features, *memory, statistics)
+        keys, values = torch.empty_like(tokens_of(features)), torch.empty_like(tokens_of(features))
+        attend(operation, features, keys, values, statistics)
     tolerance = 0.05 if weight.dtype.itemsize == 2 else 1e-3
     if not torch.allclose(features.float(), expected.float(), rtol=tolerance, atol=tolerance):
         raise InputError(
-            f"{operation.place} has the parts of attention with one head, but computes something else, so that it cannot be"
-            f" computed by strips of rows; {WHAT_CAN}"
+            f"{operation.place} has the parts of attention with one head, but computes something else, so that it"
+            f" cannot be computed by strips of rows; {WHAT_CAN}"
         )
 
 
 def _are(values: Any, expected: int) -> bool:
     return values is not None and all(value == expected for value in tree_leaves(values))
-
-
-def _keeps_type(features: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether the arguments of a copy leave the numbers' type as it is."""
-    types = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.dtype)]
-    return all(dtype == features.dtype for dtype in types)

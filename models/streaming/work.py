@@ -1,7 +1,8 @@
-"""How much a chain computes, in multiply-adds of convolutions per position of the latents, and how large its maps are."""
+"""What a chain computes, in multiply-adds of convolutions per position of its latents, and how large its maps are."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from models.streaming.operations import (
     Activation,
@@ -100,6 +101,7 @@ def marks(chain: Chain, start: int, stop: int) -> list[Mark]:
     return result
 
 
+@lru_cache(maxsize=4096)
 def writing_work(chain: Chain, start: int, stop: int) -> int:
     """Work of computing the map at one point from that at another: a pass for each normalisation, and one to write.
 
@@ -114,6 +116,7 @@ def passes(chain: Chain, start: int, stop: int) -> int:
     return 1 + len(norm_marks(chain, start, stop)) - applied_at_start
 
 
+@lru_cache(maxsize=4096)
 def gradient_work(chain: Chain, source: int, start: int, stop: int) -> int:
     """Work of taking the gradient from point `stop` to `start`, with activations computed from the map at `source`.
 
@@ -126,6 +129,7 @@ def gradient_work(chain: Chain, source: int, start: int, stop: int) -> int:
 
 
 def norm_marks(chain: Chain, start: int, stop: int) -> list[Mark]:
+    """The normalisations among `marks`."""
     return [mark for mark in marks(chain, start, stop) if isinstance(mark.operation, Normalisation)]
 
 
