@@ -28,7 +28,7 @@ STEPS = {
     "generation": "models.steps.generation:Generation",
     "classify": "models.steps.classify:classify",
     "denoise": "models.steps.generators:denoise",
-    "decode": "models.steps.generators:decode",
+    "decode": "models.steps.decoding:decode",
     "tiled_decode": "models.steps.tiled_decode:TiledDecode",
     "input_pipeline": "models.steps.input_pipeline:PictureInput",
     "copy": "models.steps.device_limits:Copy",
@@ -251,6 +251,17 @@ def generator_sizes(model: str, weights_from: str) -> tuple[int, int | None]:
     network = resolve(model)()
     check_weights(network, weights_from)
     return network.factor_px, network.largest_px
+
+
+def streaming_plan(work: "Workload") -> dict[str, Any]:
+    """How a decode with strategy `streamed` uses its memory: maps kept, predicted peak, work relative to `plain`.
+
+    Raises:
+        InputError: the network cannot be streamed, or its smallest plan does not fit.
+    """
+    from models.steps.decoding import streaming_plan as plan
+
+    return plan(work).facts()
 
 
 def working_attention_kernels(device: str) -> list[str]:

@@ -40,8 +40,8 @@ FLOAT16_LOSS_SCALE = 1024.0
 _WHY_NOT = {
     "tiled": "normalisation and attention of a generator span the whole image, so that tiles would change its output",
     "fastest": "it combines changes to a style iteration",
+    "winograd": "its transformed weights are those of a style network",
 }
-_WHY_NOT["streamed"] = _WHY_NOT["tiled"]
 
 
 def denoise(workload: Workload) -> Step:
@@ -51,15 +51,13 @@ def denoise(workload: Workload) -> Step:
         InputError: the mode, the size or the weights do not fit the model.
         Unsupported: the strategy does not apply.
     """
-    return _step({"forward": Forward, "input": InputGradient, "training": Training}, workload)
+    if workload.strategy == "streamed":
+        raise Unsupported("strategy 'streamed' does not apply: it is for style networks and decoders")
+    return step_of_mode({"forward": Forward, "input": InputGradient, "training": Training}, workload)
 
 
-def decode(workload: Workload) -> Step:
-    """The step of a decoder, by mode; errors as in `denoise`."""
-    return _step({"forward": Decode, "input": InputGradient}, workload)
-
-
-def _step(modes: Mapping[str, type["GeneratorStep"]], workload: Workload) -> Step:
+def step_of_mode(modes: Mapping[str, type["GeneratorStep"]], workload: Workload) -> Step:
+    """The step of a workload's mode; errors as in `denoise`."""
     if workload.mode not in modes:
         raise InputError(f"there is no mode {workload.mode!r} of this step; use one of: {', '.join(modes)}")
     return modes[workload.mode](workload)

@@ -1,0 +1,157 @@
+"""Steps of decoders: the network's own decode, or by row streams.
+
+Row streams compute the same image and gradient, in the memory that there is. The plan, which maps are kept and what is
+computed again, follows from `Workload.memory_bytes`. The images of a batch are decoded one after the other.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.errors import InputError, Unsupported
+from models.generators import Generator
+from models.steps.generators import Decode, GeneratorStep, InputGradient, step_of_mode
+from models.steps.loss_scale import first_scale
+from models.steps.objectives import frozen_type
+from models.streaming.decoder import Plan, StreamedDecoder, TooLittleMemory, plan_for
+from models.streaming.operations import Chain
+from models.streaming.trace import trace
+from models.workload import Step, Workload, resolve
+
+# Reported parts of an iteration.
+_PARTS = 1000
+# Code, heap and scratch memory of the libraries, which are counted as the cell's on a cpu.
+_LIBRARY_BYTES = 128 * 2**20
+
+
+def decode(workload: Workload) -> Step:
+    """The step of a decoder, by strategy and mode.
+
+    Raises:
+        InputError: the mode, the size or the weights do not fit the model.
+        Unsupported: the strategy does not apply.
+    """
+    if workload.strategy == "streamed":
+        return step_of_mode({"forward": StreamedForward, "input": StreamedInputGradient}, workload)
+    return step_of_mode({"forward": Decode, "input": InputGradient}, workload)
+
+
+class StreamedForward(Decode):
+    """The images of one batch of latents, by row streams."""
+
+    def __init__(self, workload: Workload) -> None:
+        super().__init__(workload)
+        self._streams = _Streams(self, workload)
+
+    def on_progress(self, report: Callable[[int, int], None]) -> None:
+        self._streams.report = report
+
+    def _iterate(self) -> None:
+        with torch.inference_mode(), self._computing():
+            # Reused: two outputs at a time would raise the peak.
+            self._output = self._streams.images() if self._output is None else self._output
+            for latents, image, progress in self._streams.pairs(self._output):
+                self._streams.decoder.decode(latents, image, progress)
+
+
+class StreamedInputGradient(InputGradient):
+    """The gradient of the images' mean square with respect to the latents, by row streams."""
+
+    def __init__(self, workload: Workload) -> None:
+        super().__init__(workload)
+        self._latents = self._latents.detach()
+        self._streams = _Streams(self, workload)
+
+    def on_progress(self, report: Callable[[int, int], None]) -> None:
+        self._streams.report = report
+
+    def _iterate(self) -> None:
+        total = self._latents.new_zeros((), dtype=torch.float32)
+        images = self._streams.images(batch=1)
+        numbers = images.numel() * len(self._latents)
+        scale = 2.0 * first_scale(self._precision, numbers) / numbers
+
+        def gradient_of(image: Tensor) -> Tensor:
+            total.add_(image.float().square().sum())
+            return image.mul_(scale)
+
+        gradients = []
+        with self._computing():
+            for latents, _, progress in self._streams.pairs(images.expand(len(self._latents), -1, -1, -1)):
+                gradients.append(self._streams.decoder.gradient(latents, images, gradient_of, progress))
+        self._latents.grad = torch.cat(gradients)
+        self._loss = total / numbers
+
+
+class _Streams:
+    """What both steps have: the decoder for one image, and the images of a batch."""
+
+    def __init__(self, step: GeneratorStep, workload: Workload) -> None:
+        self._latents = step.latents
+        self.report: Callable[[int, int], None] = _no_report
+        chain = _chain_of(step.network)
+        self._scale, self._channels = chain.scales[-1], chain.channels[-1]
+        # The decoder plans for one image; those of the batch beside it are there as well.
+        others = (len(self._latents) - 1) * self._channels * workload.width * workload.height
+        left = _memory_left(step.network, self._latents, others, workload)
+        height, width = self._latents.shape[2:]
+        try:
+            gradient = workload.mode == "input"
+            self.decoder = StreamedDecoder(chain, height, width, self._latents.detach(), left, gradient)
+        except TooLittleMemory as error:
+            raise MemoryError(str(error)) from error  # a result, as any other image that does not fit
+
+    def images(self, batch: int = 0) -> Tensor:
+        """Uninitialised images, of the whole batch by default."""
+        height, width = (self._scale * side for side in self._latents.shape[2:])
+        return self._latents.new_empty(batch or len(self._latents), self._channels, height, width)
+
+    def pairs(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor, Callable[[float], None]]]:
+        """For each image of the batch its latents, itself, and what takes the share of it that is done."""
+        for index in range(len(self._latents)):
+            part = slice(index, index + 1)
+            yield self._latents[part], images[part], partial(self._report_share, index)
+
+    def _report_share(self, images: int, share: float) -> None:
+        done = round(_PARTS * (images + share))
+        if done:  # a step whose end is the first that is reported may have no convolutions
+            self.report(done, _PARTS * len(self._latents))
+
+
+def streaming_plan(workload: Workload) -> Plan:
+    """The plan of a workload with strategy `streamed`.
+
+    Raises:
+        InputError: the network cannot be streamed, or no plan fits.
+    """
+    network: Generator = resolve(workload.model)()
+    dtype = frozen_type(workload.precision)
+    height, width = (side // network.latent_px for side in (workload.height, workload.width))
+    latents = torch.empty(workload.batch, network.latent_channels, height, width, dtype=dtype, device="meta")
+    chain = trace(network.to(dtype), network.latent_channels)
+    others = (workload.batch - 1) * chain.channels[-1] * workload.width * workload.height
+    left = _memory_left(network, latents, others, workload)
+    return plan_for(chain, height, width, dtype, left, workload.mode == "input")
+
+
+def _chain_of(network: Generator) -> Chain:
+    try:
+        return trace(network, network.latent_channels)
+    except InputError as error:
+        raise Unsupported(f"strategy 'streamed' does not apply: {error}") from error
+
+
+def _memory_left(network: nn.Module, latents: Tensor, others: int, workload: Workload) -> int | None:
+    """Bytes of the workload's memory for the decode, without weights, latents and the other images of a batch."""
+    if not workload.memory_bytes:
+        return None
+    taken: Any = [*network.parameters(), latents]
+    used = sum(tensor.numel() * tensor.element_size() for tensor in taken)
+    return workload.memory_bytes - used - others * latents.element_size() - _LIBRARY_BYTES
+
+
+def _no_report(done: int, total: int) -> None:
+    del done, total

@@ -1,0 +1,205 @@
+"""Decodes latents of one size exactly, within a memory budget: chooses the plan, and holds the arena."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from models.errors import InputError
+from models.streaming.arena import STRIP_POSITIONS, Arena
+from models.streaming.forward import ForwardPass, no_progress
+from models.streaming.gradient import GradientPass
+from models.streaming.gradient_plans import GradientPlan, gradient_plan, smallest_gradient_numbers
+from models.streaming.operations import Chain, image_bytes
+from models.streaming.plans import ForwardPlan, forward_plan, smallest_numbers
+from models.streaming.work import Extent, portions
+
+# Strips that streams hold at a time, in the largest maps' channels; measured (tests/models/streaming/test_decoder.py).
+_FORWARD_STRIPS, _GRADIENT_STRIPS = 10, 24
+# Rows of the latents that stand for all in predictions: memory beside the arena depends on the width only.
+_FAKE_ROWS = 8
+# Products of an attention: two forward; backward seven, two of them to compute the weights' normaliser again.
+_PRODUCTS, _PRODUCTS_BACK, _PLAIN_PRODUCTS_BACK = 2, 7, 5
+
+
+class TooLittleMemory(InputError):
+    """No plan fits the budget. The message says what the smallest takes."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How latents of one size are decoded.
+
+    Attributes:
+        backward: None without gradient.
+        maps: the arena in maps of the largest size with the channels of the last layer's input.
+        peak_bytes: predicted, beside the network's weights and the latents.
+        relative_convolutions: work of all convolutions, relative to that of the network as it is.
+        relative_work: of convolutions and attention.
+    """
+
+    forward: ForwardPlan
+    backward: GradientPlan | None
+    numbers: int
+    maps: float
+    peak_bytes: int
+    relative_convolutions: float
+    relative_work: float
+
+    def facts(self) -> dict[str, Any]:
+        """The figures for a record."""
+        return {
+            "maps": round(self.maps, 3),
+            "predicted_peak_bytes": self.peak_bytes,
+            "relative_convolutions": round(self.relative_convolutions, 3),
+            "relative_work": round(self.relative_work, 3),
+        }
+
+
+def plan_for(
+    chain: Chain,
+    height: int,
+    width: int,
+    dtype: torch.dtype,
+    memory_bytes: int | None = None,
+    gradient: bool = False,
+    strip_positions: int = STRIP_POSITIONS,
+) -> Plan:
+    """The plan with the least work within a budget.
+
+    Args:
+        height, width: of the latents.
+        memory_bytes: for everything but the network's weights and the latents; None for no limit.
+        gradient: whether the gradient to the latents is computed too.
+
+    Raises:
+        InputError: the latents have no positions.
+        TooLittleMemory: no plan fits.
+    """
+    if height < 1 or width < 1:
+        raise InputError(f"latents of {width}x{height} positions have no image; give at least 1x1")
+    extent = Extent(chain, height, width)
+    beside = _bytes_beside_arena(extent, dtype, gradient, strip_positions)
+    numbers = float("inf") if memory_bytes is None else (memory_bytes - beside) // dtype.itemsize
+    forward = forward_plan(extent, numbers)
+    backward = gradient_plan(extent, numbers) if gradient else None
+    if forward is None or (gradient and backward is None):
+        least = max(smallest_numbers(extent), smallest_gradient_numbers(extent) if gradient else 0)
+        needed = (beside + least * dtype.itemsize) / 2**30
+        assert memory_bytes is not None
+        raise TooLittleMemory(
+            f"the smallest plan for an image of {width * chain.scales[-1]}x{height * chain.scales[-1]} px takes"
+            f" {needed:.2f} GiB beside weights and latents, and {memory_bytes / 2**30:.2f} GiB are left for it; give"
+            " more memory, or decode a smaller image"
+        )
+    return _plan(extent, forward, backward, beside, dtype)
+
+
+def _plan(extent: Extent, forward: ForwardPlan, backward: GradientPlan | None, beside: int, dtype: torch.dtype) -> Plan:
+    numbers = max(forward.numbers, backward.numbers if backward else 0)
+    product, projections = extent.attention_products(), extent.projections()
+    attention = plain_attention = _PRODUCTS * product + 4 * projections
+    convolutions, plain = forward.work, extent.plain()
+    if backward is not None:
+        convolutions, plain = convolutions + backward.work, 2 * plain
+        attention += _PRODUCTS_BACK * product + 7 * projections
+        plain_attention += _PLAIN_PRODUCTS_BACK * product + 4 * projections
+    last = len(extent.chain.operations) - 1
+    return Plan(
+        forward,
+        backward,
+        numbers,
+        numbers / extent.size(last),
+        beside + numbers * dtype.itemsize,
+        convolutions / plain,
+        (convolutions + attention) / (plain + plain_attention),
+    )
+
+
+def _bytes_beside_arena(extent: Extent, dtype: torch.dtype, gradient: bool, strip_positions: int) -> int:
+    """Image, copies of attention's outputs, and strips."""
+    chain = extent.chain
+    images = image_bytes(chain, extent.height, extent.width, dtype) * (2 if gradient else 1)
+    kept = sum(extent.size(stop + 1) for _, stop in portions(chain)[:-1]) if gradient else 0
+    # A strip has one row of its segment's input at least.
+    wide = max(extent.row(point) for point in range(len(chain.channels)))
+    strip = max(2 * wide, strip_positions * max(chain.channels))
+    strips = (_GRADIENT_STRIPS if gradient else _FORWARD_STRIPS) * strip
+    return images + (kept + strips) * dtype.itemsize
+
+
+class StreamedDecoder:
+    """A chain with the plan and the arena for latents of one size.
+
+    Args:
+        chain: of `models.streaming.trace.trace`; its weights are used as they are.
+        height, width: of the latents.
+        like: a tensor with the type and device of the latents.
+        memory_bytes, gradient, strip_positions: as in `plan_for`.
+
+    Raises:
+        InputError: as `plan_for`.
+    """
+
+    def __init__(
+        self,
+        chain: Chain,
+        height: int,
+        width: int,
+        like: Tensor,
+        memory_bytes: int | None = None,
+        gradient: bool = False,
+        strip_positions: int = STRIP_POSITIONS,
+    ) -> None:
+        self.plan = plan_for(chain, height, width, like.dtype, memory_bytes, gradient, strip_positions)
+        self._chain, self._strip_positions = chain, strip_positions
+        self._arena = Arena(self.plan.numbers, like)
+
+    def decode(self, latents: Tensor, image: Tensor, progress: Callable[[float], None] = no_progress) -> None:
+        """Overwrite an image with that of latents; both have a batch of one."""
+        with torch.no_grad():
+            self._forward(latents, image, False, progress)
+
+    def gradient(
+        self,
+        latents: Tensor,
+        image: Tensor,
+        gradient_of: Callable[[Tensor], Tensor],
+        progress: Callable[[float], None] = no_progress,
+    ) -> Tensor:
+        """The gradient of a loss with respect to latents, shape (1, channels, height, width).
+
+        Args:
+            image: is overwritten with the image.
+            gradient_of: from the image to the loss's gradient with respect to it, of the same shape. It may overwrite
+                and return the image.
+        """
+        backward = self.plan.backward
+        assert backward is not None, "the decoder was made without gradient"
+        with torch.no_grad():
+            share = self.plan.forward.work / (self.plan.forward.work + backward.work)
+            forward = self._forward(latents, image, True, lambda done: progress(share * done))
+            result = torch.empty_like(latents)
+            back = GradientPass(
+                self._chain, backward, self._arena, forward, lambda done: progress(share + (1 - share) * done)
+            )
+            first, image_gradient = _shortened(latents, gradient_of(image))
+            back(first, image_gradient, _first_rows(result))
+            return result
+
+    def _forward(self, latents: Tensor, image: Tensor, keep: bool, progress: Callable[[float], None]) -> ForwardPass:
+        forward = ForwardPass(self._chain, self.plan.forward, self._arena, self._strip_positions, keep, progress)
+        forward(*_shortened(latents, image))
+        return forward
+
+
+def _shortened(latents: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Both; of fake tensors the first rows, which take as much memory as all, in fewer steps."""
+    return _first_rows(latents), _first_rows(image, image.shape[2] // latents.shape[2])
+
+
+def _first_rows(tensor: Tensor, scale: int = 1) -> Tensor:
+    return tensor[:, :, : scale * _FAKE_ROWS] if isinstance(tensor, FakeTensor) else tensor

@@ -1,0 +1,289 @@
+"""Forward streams: operations on a map whose rows arrive in strips, in order, each row once.
+
+A stream takes strips of shape (1, channels, rows, width) and returns the rows of its output that are complete by then.
+A convolution of 3x3 keeps the two rows that the next strip needs, so that nothing is computed twice. All of a stream's
+memory is proportional to the width of the map.
+"""
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d, pad, relu, silu
+
+from models.streaming.operations import (
+    Activation,
+    Convolution,
+    Nearest,
+    Normalisation,
+    Operation,
+    Residual,
+    UpsamplingConvolution,
+    norms_of,
+)
+from models.streaming.statistics import NormStatistics
+
+Statistics = Mapping[Normalisation, NormStatistics]
+
+
+class Stream(ABC):
+    """One operation on rows."""
+
+    @abstractmethod
+    def push(self, rows: Tensor | None, last: bool) -> Tensor | None:
+        """The next rows of the output; None if none are complete.
+
+        Args:
+            rows: the next of the input; None for none.
+            last: whether the input ends with them. Called so once, at the end.
+        """
+
+
+class RowQueue:
+    """Rows that wait to be used by another stream.
+
+    Args:
+        advance: makes more rows arrive, by advancing the stream that puts them; called when too few are there.
+    """
+
+    def __init__(self, advance: Callable[[], None] | None = None) -> None:
+        self._strips: deque[Tensor] = deque()
+        self._rows = 0
+        self.advance = advance
+
+    def put(self, rows: Tensor) -> None:
+        self._strips.append(rows)
+        self._rows += rows.shape[2]
+
+    def take(self, rows: int) -> Tensor:
+        """The next rows, in the order in which they came."""
+        while self._rows < rows:
+            assert self.advance is not None, "rows are taken before they arrive"
+            self.advance()
+        self._rows -= rows
+        parts = []
+        while rows:
+            strip = self._strips.popleft()
+            if strip.shape[2] > rows:
+                self._strips.appendleft(strip[:, :, rows:])
+                strip = strip[:, :, :rows]
+            parts.append(strip)
+            rows -= strip.shape[2]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+
+
+class Windows:
+    """Strips with one further row above and below, zeros beyond the map's ends."""
+
+    def __init__(self) -> None:
+        self._carried: Tensor | None = None
+
+    def push(self, rows: Tensor | None, last: bool) -> Tensor | None:
+        """A window whose inner rows come next; None if there are no inner rows yet."""
+        if self._carried is None:
+            assert rows is not None, "a map without rows"
+            self._carried = torch.zeros_like(rows[:, :, :1])
+        parts = [self._carried] if rows is None else [self._carried, rows]
+        if last:
+            parts.append(torch.zeros_like(self._carried[:, :, :1]))
+        window = torch.cat(parts, 2) if len(parts) > 1 else self._carried
+        # A copy: the window's memory is not kept, and the rows of the source may be overwritten.
+        self._carried = window[:, :, -2:].clone()
+        return window if window.shape[2] > 2 else None
+
+
+class Pipeline(Stream):
+    """Streams one after the other."""
+
+    def __init__(self, streams: Sequence[Stream]) -> None:
+        self._streams = streams
+
+    def push(self, rows: Tensor | None, last: bool) -> Tensor | None:
+        for stream in self._streams:
+            if rows is None and not last:
+                return None
+            rows = stream.push(rows, last)
+        return rows
+
+
+class RowConvolution(Stream):
+    """A convolution of 3x3 with zeros around the map."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._weight, self._bias, self._windows = weight, bias, Windows()
+
+    def push(self, rows: Tensor | None, last: bool) -> Tensor | None:
+        window = self._windows.push(rows, last)
+        return None if window is None else conv2d(window, self._weight, self._bias, padding=(0, 1))
+
+
+class RowUpsampling(Stream):
+    """Nearest x2, then 3x3, as a convolution of 2x2 for each of the four positions of a block: 4/9 of the work.
+
+    Of the three taps in one direction two fall onto the same input position, so that their weights add up.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._out_channels, self._bias, self._windows = weight.shape[0], bias, Windows()
+        wide = weight.float() if weight.dtype.itemsize == 2 else weight
+        self._phases = [
+            (row, column, _fold(_fold(wide, 2, row), 3, column).to(weight.dtype)) for row in (0, 1) for column in (0, 1)
+        ]
+
+    def push(self, rows: Tensor | None, last: bool) -> Tensor | None:
+        window = self._windows.push(rows, last)
+        if window is None:
+            return None
+        height, width = window.shape[2] - 2, window.shape[3]
+        window = pad(window, (1, 1))
+        out = window.new_empty(1, 2 * height, 2 * width, self._out_channels).permute(0, 3, 1, 2)
+        for row, column, weight in self._phases:
+            part = window[:, :, row : row + height + 1, column : column + width + 1]
+            out[:, :, row::2, column::2] = conv2d(part, weight, self._bias)
+        return out
+
+
+def _fold(weight: Tensor, dim: int, phase: int) -> Tensor:
+    """Three taps as the two of an upsampled row's even (0) or odd (1) position."""
+    first, middle, last = weight.unbind(dim)
+    return torch.stack((first, middle + last) if phase == 0 else (first + middle, last), dim)
+
+
+class RowMap(Stream):
+    """A function of single rows: normalisation, activation, convolution of 1x1, nearest x2."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self._function = function
+
+    def push(self, rows: Tensor | None, last: bool) -> Tensor | None:
+        del last
+        return None if rows is None else self._function(rows)
+
+
+class RowResidual(Stream):
+    """body(x) + shortcut(x)."""
+
+    def __init__(self, body: Stream, shortcut: Callable[[Tensor], Tensor]) -> None:
+        self._body, self._shortcut, self._waiting = body, shortcut, RowQueue()
+
+    def push(self, rows: Tensor | None, last: bool) -> Tensor | None:
+        if rows is not None:
+            self._waiting.put(rows)
+        out = self._body.push(rows, last)
+        return None if out is None else out.add_(self._shortcut(self._waiting.take(out.shape[2])))
+
+
+class Recorder(Stream):
+    """Puts the rows that pass into a queue."""
+
+    def __init__(self, queue: RowQueue) -> None:
+        self._queue = queue
+
+    def push(self, rows: Tensor | None, last: bool) -> Tensor | None:
+        del last
+        if rows is not None:
+            self._queue.put(rows)
+        return rows
+
+
+class Measurement(Stream):
+    """Adds the rows to statistics; nothing comes out."""
+
+    def __init__(self, statistics: NormStatistics) -> None:
+        self._statistics = statistics
+
+    def push(self, rows: Tensor | None, last: bool) -> Tensor | None:
+        del last
+        if rows is not None:
+            self._statistics.add(rows)
+        return None
+
+
+def streams_of(
+    operations: Iterable[Operation],
+    statistics: Statistics,
+    recorded: Mapping[Operation, RowQueue] | None = None,
+) -> list[Stream]:
+    """The streams of operations; their normalisations have been measured.
+
+    Args:
+        recorded: operations whose input is put into a queue.
+    """
+    streams: list[Stream] = []
+    for operation in operations:
+        if recorded is not None and operation in recorded:
+            streams.append(Recorder(recorded[operation]))
+        streams.append(_stream_of(operation, statistics, recorded))
+    return streams
+
+
+def streams_to(
+    operations: Sequence[Operation],
+    target: Operation,
+    statistics: Statistics,
+    recorded: Mapping[Operation, RowQueue] | None = None,
+) -> list[Stream]:
+    """The streams that lead to the input of an operation, which may be inside a residual."""
+    before: list[Operation] = []
+    for operation in operations:
+        if operation is target:
+            return streams_of(before, statistics, recorded)
+        if isinstance(operation, Residual) and contains(operation.body, target):
+            inside = streams_to(operation.body, target, statistics, recorded)
+            return [*streams_of(before, statistics, recorded), *inside]
+        before.append(operation)
+    raise AssertionError(f"{target.place} is none of the operations")
+
+
+def contains(operations: Iterable[Operation], target: Operation) -> bool:
+    """Whether an operation is one of these, or inside one of them."""
+    return any(one is target or (isinstance(one, Residual) and contains(one.body, target)) for one in operations)
+
+
+def unmeasured(operations: Sequence[Operation], statistics: Statistics) -> Normalisation | None:
+    """The first normalisation without complete statistics."""
+    return next((norm for norm in norms_of(operations) if not statistics[norm].finished), None)
+
+
+def activate(name: str) -> Callable[[Tensor], Tensor]:
+    """The activation of that name."""
+    return silu if name == "silu" else relu
+
+
+def pointwise(convolution: Convolution) -> Callable[[Tensor], Tensor]:
+    """A convolution of 1x1 as a function."""
+    return lambda rows: conv2d(rows, convolution.weight, convolution.bias)
+
+
+def identity(rows: Tensor) -> Tensor:
+    """The rows themselves."""
+    return rows
+
+
+def repeat_positions(rows: Tensor) -> Tensor:
+    """Nearest x2."""
+    return rows.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+def _convolution(operation: Convolution) -> Stream:
+    if isinstance(operation, UpsamplingConvolution):
+        return RowUpsampling(operation.weight, operation.bias)
+    if operation.side == 3:
+        return RowConvolution(operation.weight, operation.bias)
+    return RowMap(pointwise(operation))
+
+
+def _stream_of(operation: Operation, statistics: Statistics, recorded: Mapping[Operation, RowQueue] | None) -> Stream:
+    if isinstance(operation, Convolution):
+        return _convolution(operation)
+    if isinstance(operation, Normalisation):
+        return RowMap(statistics[operation].apply)
+    if isinstance(operation, Activation):
+        return RowMap(activate(operation.name))
+    if isinstance(operation, Nearest):
+        return RowMap(repeat_positions)
+    assert isinstance(operation, Residual), f"{operation.place} is no stream"
+    body = Pipeline(streams_of(operation.body, statistics, recorded))
+    return RowResidual(body, identity if operation.shortcut is None else pointwise(operation.shortcut))

@@ -1,0 +1,164 @@
+"""What a chain computes, in multiply-adds of convolutions per position of its latents, and how large its maps are."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from models.streaming.operations import (
+    Activation,
+    Attention,
+    Chain,
+    Normalisation,
+    Operation,
+    Residual,
+    UpsamplingConvolution,
+    norms_of,
+    work_of,
+)
+
+# Multiply-adds per position, pair of channels: nearest x2 makes four positions, each of which has nine taps.
+_PLAIN_UPSAMPLING_TAPS = 36
+_UPSAMPLING_TAPS = 16
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A normalisation or activation, whose input the gradient needs, and the work on its two sides.
+
+    Attributes:
+        before: from the start of the operations to its input.
+        behind: from its output to the end, which its gradient passes through.
+    """
+
+    operation: Operation
+    before: int
+    behind: int
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A chain for latents of one size, in numbers.
+
+    Attributes:
+        height, width: of the latents.
+    """
+
+    chain: Chain
+    height: int
+    width: int
+
+    def rows(self, point: int) -> int:
+        """Height of the map at a point."""
+        return self.chain.scales[point] * self.height
+
+    def row(self, point: int) -> int:
+        """Numbers of one row of the map at a point."""
+        return self.chain.channels[point] * self.chain.scales[point] * self.width
+
+    def size(self, point: int) -> int:
+        """Numbers of the map at a point."""
+        return self.rows(point) * self.row(point)
+
+    @property
+    def positions(self) -> int:
+        return self.height * self.width
+
+    def attention_products(self) -> int:
+        """Multiply-adds of one product of queries and keys, or of weights and values, over all attentions."""
+        return sum(
+            (self.positions * self.chain.scales[index] ** 2) ** 2 * self.chain.channels[index]
+            for index, operation in enumerate(self.chain.operations)
+            if isinstance(operation, Attention)
+        )
+
+    def projections(self) -> int:
+        """Multiply-adds of one linear layer of each attention."""
+        return sum(
+            self.positions * self.chain.scales[index] ** 2 * self.chain.channels[index] ** 2
+            for index, operation in enumerate(self.chain.operations)
+            if isinstance(operation, Attention)
+        )
+
+    def plain(self) -> int:
+        """Multiply-adds of the convolutions of the network as it is."""
+        more = sum(
+            self.chain.work[index] * (_PLAIN_UPSAMPLING_TAPS - _UPSAMPLING_TAPS) // _UPSAMPLING_TAPS
+            for index, operation in enumerate(self.chain.operations)
+            if isinstance(operation, UpsamplingConvolution)
+        )
+        return (sum(self.chain.work) + more) * self.positions
+
+
+def marks(chain: Chain, start: int, stop: int) -> list[Mark]:
+    """The normalisations and activations between two points, in order."""
+    result: list[Mark] = []
+    total, done = sum(chain.work[start:stop]), 0
+    for index in range(start, stop):
+        operation, area = chain.operations[index], chain.scales[index] ** 2
+        behind = total - done - chain.work[index]
+        result += _marks_within(operation, area, done, behind)
+        done += chain.work[index]
+    return result
+
+
+@lru_cache(maxsize=4096)
+def writing_work(chain: Chain, start: int, stop: int) -> int:
+    """Work of computing the map at one point from that at another: a pass for each normalisation, and one to write.
+
+    The statistics of a normalisation that is applied to the first map are known.
+    """
+    return sum(mark.before for mark in norm_marks(chain, start, stop)) + sum(chain.work[start:stop])
+
+
+def passes(chain: Chain, start: int, stop: int) -> int:
+    """Number of passes of `writing_work`."""
+    applied_at_start = bool(norm_marks(chain, start, stop)) and _is_first(chain.operations[start])
+    return 1 + len(norm_marks(chain, start, stop)) - applied_at_start
+
+
+@lru_cache(maxsize=4096)
+def gradient_work(chain: Chain, source: int, start: int, stop: int) -> int:
+    """Work of taking the gradient from point `stop` to `start`, with activations computed from the map at `source`.
+
+    A pass for each normalisation's two sums, and one to write.
+    """
+    recorded = marks(chain, start, stop)
+    forward = sum(chain.work[source:start]) + recorded[-1].before if recorded else 0
+    norms = [mark for mark in recorded if isinstance(mark.operation, Normalisation)]
+    return sum(forward + mark.behind for mark in norms) + forward + sum(chain.work[start:stop])
+
+
+def norm_marks(chain: Chain, start: int, stop: int) -> list[Mark]:
+    """The normalisations among `marks`."""
+    return [mark for mark in marks(chain, start, stop) if isinstance(mark.operation, Normalisation)]
+
+
+def is_last_map(chain: Chain, point: int) -> bool:
+    """Whether a point is the image."""
+    return point == len(chain.operations)
+
+
+def portions(chain: Chain) -> list[tuple[int, int]]:
+    """The ranges of points between attentions, which need the whole map."""
+    edges = [index for index, operation in enumerate(chain.operations) if isinstance(operation, Attention)]
+    starts, stops = [0, *(edge + 1 for edge in edges)], [*edges, len(chain.operations)]
+    return list(zip(starts, stops, strict=True))
+
+
+def pieces_of(body: Sequence[Operation]) -> list[tuple[Operation, ...]]:
+    """The body of a residual, cut before every normalisation but the first operation."""
+    cuts = [index for index, operation in enumerate(body) if index and next(norms_of([operation]), None)]
+    return [tuple(body[start:stop]) for start, stop in zip([0, *cuts], [*cuts, len(body)], strict=True)]
+
+
+def _is_first(operation: Operation) -> bool:
+    return isinstance(operation, Normalisation) or (isinstance(operation, Residual) and _is_first(operation.body[0]))
+
+
+def _marks_within(operation: Operation, area: int, before: int, behind: int) -> Iterator[Mark]:
+    if isinstance(operation, Normalisation | Activation):
+        yield Mark(operation, before, behind)
+    elif isinstance(operation, Residual):
+        works = [work_of(inner) * area for inner in operation.body]
+        for index, inner in enumerate(operation.body):
+            yield from _marks_within(inner, area, before + sum(works[:index]), behind + sum(works[index + 1 :]))
