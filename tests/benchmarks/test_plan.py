@@ -11,14 +11,14 @@ from models.api import CLASSIFIERS, PRECISIONS, STRATEGIES
 GIB = 2**30
 
 
-def test_every_strategy_and_precision_has_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_strategy_of_accelerators_has_a_row_for_each_precision(capsys: pytest.CaptureFixture[str]) -> None:
     assert plan.main(["--model=nin", "--resolution=512"]) == 0
     head, columns, *rows, halo = capsys.readouterr().out.splitlines()
     assert "nin at 512x512 px" in head
     assert "peak memory" in columns
     assert "px of the image around it" in halo
     assert [tuple(row.split()[:2]) for row in rows] == [
-        (strategy, precision) for strategy in STRATEGIES for precision in PRECISIONS
+        (strategy, precision) for strategy in STRATEGIES if strategy != "winograd" for precision in PRECISIONS
     ]
 
 
