@@ -81,8 +81,8 @@ def _residual(total: Node) -> Residual:
             return Residual(total.place, body, convolution)
     raise InputError(
         f"the sum in {total.place} cannot be computed by strips of rows: one of its terms has to be the input of"
-        " the other's layers, or a convolution of 1x1 of it, without attention or a change of size between; use a network"
-        " of such residuals"
+        " the other's layers, or a convolution of 1x1 of it, without attention or a change of size between; use"
+        " a network of such residuals"
     )
 
 
