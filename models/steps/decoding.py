@@ -115,7 +115,9 @@ class _Streams:
             yield self._latents[part], images[part], partial(self._report_share, index)
 
     def _report_share(self, images: int, share: float) -> None:
-        self.report(round(_PARTS * (images + share)), _PARTS * len(self._latents))
+        done = round(_PARTS * (images + share))
+        if done:  # a step whose end is the first that is reported may have no convolutions
+            self.report(done, _PARTS * len(self._latents))
 
 
 def streaming_plan(workload: Workload) -> Plan:
