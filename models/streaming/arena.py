@@ -43,7 +43,7 @@ class Arena:
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether a tensor lies in this arena."""
-        return tensor.untyped_storage().data_ptr() == self._memory.untyped_storage().data_ptr()
+        return tensor.untyped_storage()._cdata == self._memory.untyped_storage()._cdata
 
     def moved_to_end(self, source: Tensor) -> Tensor:
         """A map moved to the arena's end, without gaps."""

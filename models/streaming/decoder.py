@@ -17,8 +17,8 @@ from models.streaming.operations import Chain, image_bytes
 from models.streaming.plans import ForwardPlan, forward_plan, smallest_numbers
 from models.streaming.work import Extent, portions
 
-# Strips that streams hold at a time, in the largest maps' channels; measured (tests/models/streaming/test_decoder.py).
-_FORWARD_STRIPS, _GRADIENT_STRIPS = 10, 24
+# Strips that streams hold at a time, in the largest maps' channels; measured (tests/models/steps/test_decoding.py).
+_FORWARD_STRIPS, _GRADIENT_STRIPS = 7, 14
 # Rows of the latents that stand for all in predictions: memory beside the arena depends on the width only.
 _FAKE_ROWS = 8
 # Products of an attention: two forward; backward seven, two of them to compute the weights' normaliser again.
