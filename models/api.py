@@ -3,6 +3,8 @@
 A worker imports the `models` of the tree that it measures, which may be another revision than the measuring code: names
 and references are resolved there. The process that plans a run reads the tables only, without torch: functions import
 torch when they are called.
+
+Long because it is the whole interface: each function forwards to one module.
 """
 
 import dataclasses
