@@ -63,10 +63,10 @@ def test_a_generator_has_a_row_for_each_resolution_mode_and_precision(capsys: py
 
 
 def test_a_mode_can_be_requested_of_generators(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--model=unet_s", "--resolution=32", "--mode=training", "--precision=float32", "--batch=1,2"]
+    arguments = ["--model=kl_decoder_s", "--resolution=32", "--mode=input", "--precision=float32", "--batch=1,2"]
     assert plan.main(arguments) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  unet_s")]
-    assert [row[1:5] for row in rows] == [["32", "training", "float32", batch] for batch in ("1", "2")]
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  kl_decoder_s")]
+    assert [row[1:5] for row in rows] == [["32", "input", "float32", batch] for batch in ("1", "2")]
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ def test_progress_is_reported_up_to_the_end():
     assert reports[-1] == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "limit_gib"), [("forward", 0), ("forward", 2.2), ("input", 2.9)])
 def test_the_predicted_peak_is_that_of_the_tensors(mode, limit_gib):
     # As on an accelerator: tensors alone. Fake ones, so that nothing is computed.

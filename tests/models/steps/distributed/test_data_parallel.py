@@ -87,7 +87,7 @@ def denoise(workload, isolated=False):
     step = ExactDenoising(workload)
     for _ in range(ITERATIONS):
         step.communication().iterate_alone() if isolated else step()
-    given = (step._latents, step._noise, *step._conditions)
+    given = (step._latents, step._target, *step._conditions)
     return given, flat_weights(step.network), step.communication().bytes_per_iteration
 
 
@@ -101,7 +101,7 @@ def test_two_ranks_train_a_denoiser_like_one_process_on_all_their_images():
     assert torch.equal(weights, other_weights)
     alone = ExactTraining(dataclasses.replace(DENOISING, batch=4))
     before = flat_weights(alone.network)
-    alone._latents, alone._noise, *conditions = (torch.cat(pair) for pair in zip(given, others, strict=True))
+    alone._latents, alone._target, *conditions = (torch.cat(pair) for pair in zip(given, others, strict=True))
     alone._conditions = tuple(conditions)
     for _ in range(ITERATIONS):
         alone()
