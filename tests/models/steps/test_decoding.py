@@ -30,7 +30,7 @@ def test_forward_computes_the_images_of_plain():
     assert streamed.loss() == pytest.approx(plain.loss(), rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("float16", marks=pytest.mark.slow)])
 def test_input_computes_loss_and_gradient_of_plain(precision):
     plain, streamed = (decode(work("input", one, batch=2, precision=precision)) for one in ("plain", "streamed"))
     for step in (plain, streamed, streamed):
