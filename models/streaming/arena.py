@@ -5,7 +5,7 @@ further apart than they are long, so that two maps can have their rows next to e
 its source that have been read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -72,6 +72,14 @@ def _copied_backwards(source: Tensor, target: Tensor) -> Tensor:
     for first in reversed(range(0, height, step)):
         target[:, :, first : first + step] = source[:, :, first : first + step].clone()
     return target
+
+
+def write_rows(strips_of_rows: Iterable[Tensor], out: Tensor) -> None:
+    """Overwrite a map with its strips, in order."""
+    row = 0
+    for strip in strips_of_rows:
+        out[:, :, row : row + strip.shape[2]] = strip
+        row += strip.shape[2]
 
 
 def strips(source: Tensor, rows: int, first: int = 0) -> Iterator[tuple[Tensor, bool]]:

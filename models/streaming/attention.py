@@ -14,6 +14,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 
 from models.streaming.operations import Attention
 from models.streaming.rows import Statistics
+from models.streaming.statistics import wide
 
 CHUNK = 1024
 KEY_CHUNK = 8192
@@ -137,8 +138,7 @@ def _attended_by_chunks(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[
 
 def _scores(queries: Tensor, keys: Tensor) -> Tensor:
     """Scaled products, in float32 or float64."""
-    scores = queries @ keys.t()
-    return (scores.float() if scores.dtype.itemsize == 2 else scores).mul_(queries.shape[1] ** -0.5)
+    return wide(queries @ keys.t()).mul_(queries.shape[1] ** -0.5)
 
 
 def _chunks(positions: int, size: int = CHUNK) -> Iterator[slice]:

@@ -1,6 +1,6 @@
 """Computes an image from latents by the steps of a plan, in one arena."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
@@ -20,7 +20,7 @@ from models.streaming.operations import (
     row_before,
 )
 from models.streaming.plans import Attended, ForwardPlan, Fused, Paired, Split, Step, pair_row
-from models.streaming.rows import Measurement, Pipeline, Stream, pointwise, streams_of, streams_to, unmeasured
+from models.streaming.rows import Measurement, Pipeline, pointwise, streams_of, streams_to, unmeasured
 from models.streaming.statistics import NormStatistics
 from models.streaming.work import Extent, pieces_of
 
@@ -119,11 +119,11 @@ class ForwardPass:
         while (target := unmeasured(operations, self.statistics)) is not None:
             statistics = self.statistics[target]
             streams = [*streams_to(operations, target, self.statistics), Measurement(statistics)]
-            for _ in self._passed(source(), streams):
+            for _ in Pipeline(streams).passed(source()):
                 pass
             statistics.finish()
         row = 0
-        for rows in self._passed(source(), streams_of(operations, self.statistics)):
+        for rows in Pipeline(streams_of(operations, self.statistics)).passed(source()):
             row = self._put(rows, out, row, norm)
         self._finish(norm)
 
@@ -139,15 +139,6 @@ class ForwardPass:
     def _finish(self, norm: Normalisation | None) -> None:
         if norm is not None:
             self.statistics[norm].finish()
-
-    @staticmethod
-    def _passed(source: Strips, streams: Sequence[Stream]) -> Iterator[Tensor]:
-        """What comes out of streams."""
-        pipeline = Pipeline(streams)
-        for rows, last in source:
-            out = pipeline.push(rows, last)
-            if out is not None:
-                yield out
 
     def _paired(self, step: Step, features: Tensor, out: Tensor | None) -> Tensor:
         residual, norm = self._chain.operations[step.start], self._norm_at(step.stop)
@@ -168,14 +159,14 @@ class ForwardPass:
             inner_channels = channels_behind(Residual("", piece, None), before.shape[1])
             inner = self._arena.map(inner_channels, height, width, row, channels * width)
             inner_norm, done = first_norm(following[0]), 0
-            for strip in self._passed(strips(before, rows), streams):
+            for strip in Pipeline(streams).passed(strips(before, rows)):
                 part = slice(done, done + strip.shape[2])
                 if before is features and residual.shortcut is not None:
                     shortcut[:, :, part] = pointwise(residual.shortcut)(features[:, :, part])
                 done = self._put(strip, inner, done, inner_norm)
             self._finish(inner_norm)
         out, done = shortcut if out is None else out, 0
-        for strip in self._passed(strips(inner, rows), streams_of(last, self.statistics)):
+        for strip in Pipeline(streams_of(last, self.statistics)).passed(strips(inner, rows)):
             total = strip.add_(shortcut[:, :, done : done + strip.shape[2]])
             done = self._put(total, out, done, norm)
         self._finish(norm)
@@ -200,7 +191,7 @@ class ForwardPass:
             if done == height:
                 return
             again = streams_of(chain.operations[step.start : point], statistics)
-            for strip in self._passed(strips(source, rows, first), again):
+            for strip in Pipeline(again).passed(strips(source, rows, first)):
                 dropped = min(skipped, strip.shape[2])
                 skipped -= dropped
                 if dropped < strip.shape[2]:

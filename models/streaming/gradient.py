@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
-from models.streaming.arena import Arena, strips
+from models.streaming.arena import Arena, strips, write_rows
 from models.streaming.attention import attention_gradient
 from models.streaming.forward import ForwardPass, no_progress
 from models.streaming.gradient_plans import Back, GradientPlan, Portion
@@ -72,13 +72,8 @@ class GradientPass:
         shape = self._chain.channels[point], base.shape[2] * scale, base.shape[3] * scale
         at_start = self._arena.holds(gradient) and gradient.storage_offset() == 0
         out = self._arena.map_at_end(*shape) if at_start else self._arena.map(*shape)
-        row, rows = 0, self._rows(base, base_point, point)
         pipeline = Pipeline(streams_of(self._chain.operations[base_point:point], self._statistics))
-        for strip, last in strips(base, rows):
-            complete = pipeline.push(strip, last)
-            if complete is not None:
-                out[:, :, row : row + complete.shape[2]] = complete
-                row += complete.shape[2]
+        write_rows(pipeline.passed(strips(base, self._rows(base, base_point, point))), out)
         return out
 
     def _back(self, step: Back, source: Tensor, gradient: Tensor, out: Tensor | None) -> Tensor:
@@ -96,10 +91,7 @@ class GradientPass:
                 for _ in self._passed(step, source, gradient, wanted, target=operation):
                     pass
                 self._statistics[operation].finish_gradient()
-        row = 0
-        for strip in self._passed(step, source, gradient, recorded, target=None):
-            out[:, :, row : row + strip.shape[2]] = strip
-            row += strip.shape[2]
+        write_rows(self._passed(step, source, gradient, recorded, target=None), out)
         return out
 
     def _place(self, step: Back, source: Tensor, gradient: Tensor) -> Tensor:
@@ -141,11 +133,7 @@ class GradientPass:
             streams = gradient_streams(operations, self._statistics, inputs)
         else:
             streams = gradient_streams_to(operations, target, self._statistics, inputs)
-        back = Pipeline(streams)
-        for strip, last_strip in strips(gradient, self._rows(gradient, step.stop, step.stop)):
-            out = back.push(strip, last_strip)
-            if out is not None:
-                yield out
+        return Pipeline(streams).passed(strips(gradient, self._rows(gradient, step.stop, step.stop)))
 
     def _rows(self, features: Tensor, start: int, stop: int) -> int:
         return self._forward.rows_per_strip(features, start, stop)

@@ -27,10 +27,11 @@ from models.streaming.rows import (
     RowResidual,
     Statistics,
     Stream,
+    Windows,
     contains,
     identity,
 )
-from models.streaming.statistics import NormStatistics
+from models.streaming.statistics import NormStatistics, wide
 
 # For each normalisation and activation, the rows of its input.
 Inputs = Mapping[Operation, RowQueue]
@@ -78,25 +79,15 @@ class UpsamplingGradient(Stream):
     """Through nearest x2 and 3x3: one convolution of 4x4 with stride 2."""
 
     def __init__(self, weight: Tensor) -> None:
-        wide = transposed(weight.float() if weight.dtype.itemsize == 2 else weight)
-        shifted = [pad(wide, (column, 1 - column, row, 1 - row)) for row in (0, 1) for column in (0, 1)]
+        full = transposed(wide(weight))
+        shifted = [pad(full, (column, 1 - column, row, 1 - row)) for row in (0, 1) for column in (0, 1)]
         self._weight = torch.stack(shifted).sum(0).to(weight.dtype)
-        self._kept: Tensor | None = None
+        # An output row takes four rows, from the one above its own two to the one below.
+        self._windows = Windows(multiple=2)
 
     def push(self, rows: Tensor | None, last: bool) -> Tensor | None:
-        if self._kept is None:
-            assert rows is not None, "a map without rows"
-            self._kept = torch.zeros_like(rows[:, :, :1])
-        parts = [self._kept] if rows is None else [self._kept, rows]
-        if last:
-            parts.append(torch.zeros_like(self._kept[:, :, :1]))
-        window = torch.cat(parts, 2)
-        # An output row takes four rows, from the one above its own two to the one below.
-        complete = (window.shape[2] - 2) // 2
-        self._kept = window[:, :, 2 * max(complete, 0) :].clone()
-        if complete <= 0:
-            return None
-        return conv2d(window[:, :, : 2 * complete + 2], self._weight, stride=2, padding=(0, 1))
+        window = self._windows.push(rows, last)
+        return None if window is None else conv2d(window, self._weight, stride=2, padding=(0, 1))
 
 
 class NearestGradient(Stream):

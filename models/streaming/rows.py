@@ -7,7 +7,7 @@ memory is proportional to the width of the map.
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from models.streaming.operations import (
     UpsamplingConvolution,
     norms_of,
 )
-from models.streaming.statistics import NormStatistics
+from models.streaming.statistics import NormStatistics, wide
 
 Statistics = Mapping[Normalisation, NormStatistics]
 
@@ -75,10 +75,15 @@ class RowQueue:
 
 
 class Windows:
-    """Strips with one further row above and below, zeros beyond the map's ends."""
+    """Strips with one further row above and below, zeros beyond the map's ends.
 
-    def __init__(self) -> None:
+    Args:
+        multiple: the number of inner rows of every window is one of it.
+    """
+
+    def __init__(self, multiple: int = 1) -> None:
         self._carried: Tensor | None = None
+        self._multiple = multiple
 
     def push(self, rows: Tensor | None, last: bool) -> Tensor | None:
         """A window whose inner rows come next; None if there are no inner rows yet."""
@@ -89,9 +94,10 @@ class Windows:
         if last:
             parts.append(torch.zeros_like(self._carried[:, :, :1]))
         window = torch.cat(parts, 2) if len(parts) > 1 else self._carried
+        inner = max(0, window.shape[2] - 2) // self._multiple * self._multiple
         # A copy: the window's memory is not kept, and the rows of the source may be overwritten.
-        self._carried = window[:, :, -2:].clone()
-        return window if window.shape[2] > 2 else None
+        self._carried = window[:, :, inner:].clone()
+        return window[:, :, : inner + 2] if inner else None
 
 
 class Pipeline(Stream):
@@ -106,6 +112,17 @@ class Pipeline(Stream):
                 return None
             rows = stream.push(rows, last)
         return rows
+
+    def passed(self, source: Iterable[tuple[Tensor, bool]]) -> Iterator[Tensor]:
+        """What comes out for a whole map, strip by strip.
+
+        Args:
+            source: its strips, and whether each is the last.
+        """
+        for strip, last in source:
+            rows = self.push(strip, last)
+            if rows is not None:
+                yield rows
 
 
 class RowConvolution(Stream):
@@ -127,9 +144,9 @@ class RowUpsampling(Stream):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._out_channels, self._bias, self._windows = weight.shape[0], bias, Windows()
-        wide = weight.float() if weight.dtype.itemsize == 2 else weight
+        full = wide(weight)
         self._phases = [
-            (row, column, _fold(_fold(wide, 2, row), 3, column).to(weight.dtype)) for row in (0, 1) for column in (0, 1)
+            (row, column, _fold(_fold(full, 2, row), 3, column).to(weight.dtype)) for row in (0, 1) for column in (0, 1)
         ]
 
     def push(self, rows: Tensor | None, last: bool) -> Tensor | None:

@@ -94,16 +94,16 @@ class NormStatistics:
         return through.mul_(self._deviation).to(gradient.dtype)
 
     def _normalised(self, rows: Tensor) -> Tensor:
-        return torch.addcmul(self._offset, _wide(rows), self._scale)
+        return torch.addcmul(self._offset, wide(rows), self._scale)
 
     def _direct(self, gradient: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient at the standardised input, and that input."""
-        gradient = _wide(gradient)
+        gradient = wide(gradient)
         if self._norm.activation == "silu":
             gradient = torch.ops.aten.silu_backward(gradient, self._normalised(rows))
         elif self._norm.activation == "relu":
             gradient = gradient * (self._normalised(rows) > 0)
-        return gradient * self._gain, (_wide(rows) - self._center) * self._deviation
+        return gradient * self._gain, (wide(rows) - self._center) * self._deviation
 
     def _by_channel(self, values: Tensor) -> Tensor:
         """Values of groups as those of channels, shape (1, channels, 1, 1), in float64 or float32."""
@@ -111,11 +111,11 @@ class NormStatistics:
         return values.repeat_interleave(self._norm.weight.numel() // self._norm.groups).view(1, -1, 1, 1).to(wide)
 
 
-def _wide(rows: Tensor) -> Tensor:
+def wide(rows: Tensor) -> Tensor:
     """The same numbers, in float32 if they have 16 bits."""
     return rows.float() if rows.dtype in (torch.bfloat16, torch.float16) else rows
 
 
 def _positions(rows: Tensor) -> Tensor:
     """Shape (positions, channels)."""
-    return _wide(rows).permute(0, 2, 3, 1).flatten(0, 2)
+    return wide(rows).permute(0, 2, 3, 1).flatten(0, 2)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from models.streaming.operations import (
+    UPSAMPLING_TAPS,
     Activation,
     Attention,
     Chain,
@@ -12,13 +13,13 @@ from models.streaming.operations import (
     Operation,
     Residual,
     UpsamplingConvolution,
+    first_norm,
     norms_of,
     work_of,
 )
 
 # Multiply-adds per position, pair of channels: nearest x2 makes four positions, each of which has nine taps.
 _PLAIN_UPSAMPLING_TAPS = 36
-_UPSAMPLING_TAPS = 16
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Extent:
     def plain(self) -> int:
         """Multiply-adds of the convolutions of the network as it is."""
         more = sum(
-            self.chain.work[index] * (_PLAIN_UPSAMPLING_TAPS - _UPSAMPLING_TAPS) // _UPSAMPLING_TAPS
+            self.chain.work[index] * (_PLAIN_UPSAMPLING_TAPS - UPSAMPLING_TAPS) // UPSAMPLING_TAPS
             for index, operation in enumerate(self.chain.operations)
             if isinstance(operation, UpsamplingConvolution)
         )
@@ -112,8 +113,8 @@ def writing_work(chain: Chain, start: int, stop: int) -> int:
 
 def passes(chain: Chain, start: int, stop: int) -> int:
     """Number of passes of `writing_work`."""
-    applied_at_start = bool(norm_marks(chain, start, stop)) and _is_first(chain.operations[start])
-    return 1 + len(norm_marks(chain, start, stop)) - applied_at_start
+    norms = [mark.operation for mark in norm_marks(chain, start, stop)]
+    return 1 + len(norms) - (first_norm(chain.operations[start]) in norms)
 
 
 @lru_cache(maxsize=4096)
@@ -133,11 +134,6 @@ def norm_marks(chain: Chain, start: int, stop: int) -> list[Mark]:
     return [mark for mark in marks(chain, start, stop) if isinstance(mark.operation, Normalisation)]
 
 
-def is_last_map(chain: Chain, point: int) -> bool:
-    """Whether a point is the image."""
-    return point == len(chain.operations)
-
-
 def portions(chain: Chain) -> list[tuple[int, int]]:
     """The ranges of points between attentions, which need the whole map."""
     edges = [index for index, operation in enumerate(chain.operations) if isinstance(operation, Attention)]
@@ -149,10 +145,6 @@ def pieces_of(body: Sequence[Operation]) -> list[tuple[Operation, ...]]:
     """The body of a residual, cut before every normalisation but the first operation."""
     cuts = [index for index, operation in enumerate(body) if index and next(norms_of([operation]), None)]
     return [tuple(body[start:stop]) for start, stop in zip([0, *cuts], [*cuts, len(body)], strict=True)]
-
-
-def _is_first(operation: Operation) -> bool:
-    return isinstance(operation, Normalisation) or (isinstance(operation, Residual) and _is_first(operation.body[0]))
 
 
 def _marks_within(operation: Operation, area: int, before: int, behind: int) -> Iterator[Mark]:
