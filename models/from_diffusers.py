@@ -152,9 +152,9 @@ class TextUNet(Published):
         return output
 
 
-class SD3Transformer(Published):
-    """A transformer over patches and text: latents, timesteps, text (batch, 333, width) and pooled text (batch, width)
-    to the velocity of rectified flow.
+class TextTransformer(Published):
+    """A transformer over patches and text: latents, timesteps, text (batch, tokens, width) and pooled text (batch,
+    width) to the velocity of rectified flow.
     """
 
     latent_channels = 16
@@ -163,38 +163,34 @@ class SD3Transformer(Published):
     convolutional = False
     flow_matching = True
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__(SD3Transformer2DModel, config)
-        self.largest_px = self.factor_px * config["pos_embed_max_size"]
-        self._text_width, self._pooled_width = config["joint_attention_dim"], config["pooled_projection_dim"]
+    def __init__(self, build: type[nn.Module], config: Mapping[str, Any], tokens: int) -> None:
+        super().__init__(build, config)
+        self._text = tokens, config["joint_attention_dim"]
+        self._pooled_width = config["pooled_projection_dim"]
 
     def conditions(self, batch: int, device: torch.device) -> tuple[Tensor, ...]:
         timesteps = torch.randint(TIMESTEPS, (batch,), device=device)
-        text = torch.randn(batch, _SD3_TOKENS, self._text_width, device=device)
+        text = torch.randn(batch, *self._text, device=device)
         return timesteps, text, torch.randn(batch, self._pooled_width, device=device)
+
+
+class SD3Transformer(TextTransformer):
+    """That of Stable Diffusion 3, with 333 tokens of text."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__(SD3Transformer2DModel, config, _SD3_TOKENS)
+        self.largest_px = self.factor_px * config["pos_embed_max_size"]
 
     def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, pooled: Tensor) -> Tensor:
         output: Tensor = self._theirs(latents, text, pooled, timesteps, return_dict=False)[0]
         return output
 
 
-class FluxTransformer(Published):
-    """As `SD3Transformer`, with 512 tokens of text. Its patches are cut out here, as diffusers' pipeline does."""
-
-    latent_channels = 16
-    latent_px = 8
-    factor_px = 16
-    convolutional = False
-    flow_matching = True
+class FluxTransformer(TextTransformer):
+    """That of FLUX.1, with 512 tokens of text. Its patches are cut out here, as diffusers' pipeline does."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__(FluxTransformer2DModel, config)
-        self._text_width, self._pooled_width = config["joint_attention_dim"], config["pooled_projection_dim"]
-
-    def conditions(self, batch: int, device: torch.device) -> tuple[Tensor, ...]:
-        timesteps = torch.randint(TIMESTEPS, (batch,), device=device)
-        text = torch.randn(batch, _FLUX_TOKENS, self._text_width, device=device)
-        return timesteps, text, torch.randn(batch, self._pooled_width, device=device)
+        super().__init__(FluxTransformer2DModel, config, _FLUX_TOKENS)
 
     def forward(self, latents: Tensor, timesteps: Tensor, text: Tensor, pooled: Tensor) -> Tensor:
         patches = pixel_unshuffle(latents, 2)  # (batch, 64, height / 2, width / 2)

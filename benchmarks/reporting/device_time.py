@@ -4,12 +4,23 @@ Short because the figures are read in `fixtures/records/device_time.py`.
 """
 
 from benchmarks.reporting.data import ReportData, ShownCell
-from benchmarks.reporting.sections import Row, Section, Table, memory, number, percent, row, size, status, word
+from benchmarks.reporting.sections import (
+    IDENTIFIED,
+    Row,
+    Section,
+    Table,
+    identified,
+    memory,
+    number,
+    percent,
+    row,
+    status,
+)
 from fixtures.records.device_time import explained, is_launch_bound, queueing_share, timed
 
 _HEADER = (
-    "benchmark", "device", "model", "further", "resolution [px]", "ms/iteration", "device [ms]", "queueing [ms]",
-    "queueing/device", "kernels", "operators", "reserved", "allocator retries", "allocator OOMs", "status",
+    *IDENTIFIED, "ms/iteration", "device [ms]", "queueing [ms]", "queueing/device", "kernels", "operators", "reserved",
+    "allocator retries", "allocator OOMs", "status",
 )  # fmt: skip
 
 
@@ -32,11 +43,7 @@ def device_time(report_data: ReportData) -> Section | None:
 def _row(cell: ShownCell) -> Row:
     return row(
         cell,
-        word(cell.benchmark.removeprefix("test_")),
-        word(cell.place),
-        word(cell.model),
-        word(cell.further),
-        size(cell) if cell.pixels else word(cell.resolution),
+        *identified(cell),
         number(cell.median_seconds, 1e-3),
         number(cell.number("device_seconds"), 1e-3),
         number(cell.number("queueing_seconds"), 1e-3),

@@ -8,7 +8,21 @@ from matplotlib.figure import Figure
 
 from benchmarks.reporting.data import ReportData, ShownCell, commit_of
 from benchmarks.reporting.plotting import Look, canvas, curve, legend_below, looks, plain_numbers, size_ticks
-from benchmarks.reporting.sections import Chart, Datum, Row, Section, Table, memory, number, percent, row, size, word
+from benchmarks.reporting.sections import (
+    IDENTIFIED,
+    Chart,
+    Datum,
+    Row,
+    Section,
+    Table,
+    identified,
+    memory,
+    number,
+    percent,
+    row,
+    size,
+    word,
+)
 from benchmarks.reporting.throughput import MOST_LINES, Line, lines_of, look_of
 from fixtures.formatting import readable_size
 from fixtures.records.device_time import launch_marked
@@ -85,8 +99,7 @@ def _started(file: RecordFile) -> str:
 
 
 _HEADER = (
-    "benchmark", "device", "model", "further", "resolution [px]", "iterations/min", "images/s",
-    "ms/iteration", "peak memory", "status", "message",
+    *IDENTIFIED, "iterations/min", "images/s", "ms/iteration", "peak memory", "status", "message",
 )  # fmt: skip
 
 
@@ -97,11 +110,7 @@ def all_cells(report_data: ReportData) -> Section | None:
     rows = [
         row(
             cell,
-            word(cell.benchmark.removeprefix("test_")),
-            word(cell.place),
-            word(cell.model),
-            word(cell.further),
-            size(cell) if cell.pixels else word(cell.resolution),
+            *identified(cell),
             number(cell.iterations_per_minute),
             number(cell.images_per_second),
             number(cell.median_seconds, 1e-3),
@@ -122,7 +131,7 @@ def all_cells(report_data: ReportData) -> Section | None:
 
 def _status(cell: ShownCell) -> str:
     cause = cell.cause or cell.phase
-    return launch_marked(cell) + (f" ({cause})" if cause and not cell.ran else "")
+    return launch_marked(cell, cell.status) + (f" ({cause})" if cause and not cell.ran else "")
 
 
 def _message(cell: ShownCell) -> Datum:

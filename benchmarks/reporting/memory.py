@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from benchmarks.reporting.data import ReportData, ShownCell
 from benchmarks.reporting.plotting import INK, Look, canvas, curve, legend_below, looks, size_ticks, tag
-from benchmarks.reporting.sections import Chart, Section, Table, memory, number, percent, row, size, status, word
+from benchmarks.reporting.sections import Chart, Datum, Section, Table, memory, number, percent, row, size, status, word
 from benchmarks.reporting.throughput import MOST_LINES, Line, lines_of, look_of
 from fixtures.formatting import readable_size
 
@@ -127,25 +127,27 @@ def _table(cells: Sequence[ShownCell]) -> Table:
         "device", "model", "variant", "resolution [px]", "peak memory", "predicted", "predicted/measured",
         "bytes per pixel", "budget", "status",
     )  # fmt: skip
-    rows = []
-    for cell in cells:
-        peak, predicted = cell.measured_peak_bytes, cell.predicted_memory_bytes
-        rows.append(
-            row(
-                cell,
-                word(cell.place),
-                word(cell.model),
-                word(cell.variant or "plain"),
-                size(cell),
-                memory(peak),
-                memory(predicted),
-                percent(predicted / peak if peak and predicted else None),
-                number(peak / cell.pixels if peak else None),
-                memory(cell.memory_budget_bytes),
-                status(cell),
-            )
+    rows = [
+        row(
+            cell,
+            word(cell.place),
+            word(cell.model),
+            word(cell.variant or "plain"),
+            size(cell),
+            *peaks(cell),
+            number(cell.measured_peak_bytes / cell.pixels if cell.measured_peak_bytes else None),
+            memory(cell.memory_budget_bytes),
+            status(cell),
         )
+        for cell in cells
+    ]
     return Table("Peak memory of all style iterations", header, rows)
+
+
+def peaks(cell: ShownCell) -> tuple[Datum, Datum, Datum]:
+    """Peak memory of a cell as measured, as predicted, and the second over the first."""
+    peak, predicted = cell.measured_peak_bytes, cell.predicted_memory_bytes
+    return memory(peak), memory(predicted), percent(predicted / peak if peak and predicted else None)
 
 
 _BAR_INCHES = 0.3

@@ -49,9 +49,24 @@ def size(cell: ShownCell) -> Datum:
     return Datum(cell.size_px or NOTHING, cell.pixels)
 
 
+# Columns that identify any cell.
+IDENTIFIED = ("benchmark", "device", "model", "further", "resolution [px]")
+
+
+def identified(cell: ShownCell) -> tuple[Datum, ...]:
+    """The columns `IDENTIFIED` of a cell."""
+    return (
+        word(cell.benchmark.removeprefix("test_")),
+        word(cell.place),
+        word(cell.model),
+        word(cell.further),
+        size(cell) if cell.pixels else word(cell.resolution),
+    )
+
+
 def status(cell: ShownCell) -> Datum:
     """The status of a cell; `ok, launch-bound` where the device waited for the host."""
-    return word(launch_marked(cell))
+    return word(launch_marked(cell, cell.status))
 
 
 @dataclass(frozen=True)

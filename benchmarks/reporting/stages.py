@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.reporting.data import ReportData, ShownCell
-from benchmarks.reporting.memory import byte_ticks, draw_limits
+from benchmarks.reporting.memory import byte_ticks, draw_limits, peaks
 from benchmarks.reporting.plotting import (
     DASHES,
     PAPER,
@@ -257,21 +257,30 @@ def _finding(cells: Sequence[ShownCell]) -> str:
     return " ".join(sentences)
 
 
+_IDENTIFIED = ("device", "stage", "model", "resolution [px]", "batch", "mode")
+
+
+def _identified(cell: ShownCell) -> tuple[Datum, ...]:
+    """The columns `_IDENTIFIED` of a cell."""
+    return (
+        word(cell.place),
+        word(cell.kind),
+        word(cell.name),
+        size(cell),
+        Datum(cell.batch, int(cell.batch) if cell.batch.isdigit() else None),
+        word(cell.mode),
+    )
+
+
 def _rates(cells: Sequence[ShownCell], steps: str) -> Table:
     header = (
-        "device", "stage", "model", "resolution [px]", "batch", "mode", "per minute", "ms",
-        f"images/s ({steps} steps)" if steps else "images/s", "attention", "spread", "compile [s]", "recompilations",
-        "status",
+        *_IDENTIFIED, "per minute", "ms", f"images/s ({steps} steps)" if steps else "images/s", "attention", "spread",
+        "compile [s]", "recompilations", "status",
     )  # fmt: skip
     rows = [
         row(
             cell,
-            word(cell.place),
-            word(cell.kind),
-            word(cell.name),
-            size(cell),
-            Datum(cell.batch, int(cell.batch) if cell.batch.isdigit() else None),
-            word(cell.mode),
+            *_identified(cell),
             number(cell.iterations_per_minute),
             number(cell.median_seconds, 1e-3),
             number(cell.images_per_second),
@@ -306,27 +315,17 @@ def _memory_finding(cells: Sequence[ShownCell]) -> str:
 
 def _memory_table(cells: Sequence[ShownCell]) -> Table:
     header = (
-        "device", "stage", "model", "resolution [px]", "batch", "mode", "peak memory", "predicted",
-        "predicted/measured", "budget", "fails at [px]", "status",
+        *_IDENTIFIED, "peak memory", "predicted", "predicted/measured", "budget", "fails at [px]", "status",
     )  # fmt: skip
-    rows = []
-    for cell in cells:
-        peak, predicted = cell.measured_peak_bytes, cell.predicted_memory_bytes
-        rows.append(
-            row(
-                cell,
-                word(cell.place),
-                word(cell.kind),
-                word(cell.name),
-                size(cell),
-                Datum(cell.batch, int(cell.batch) if cell.batch.isdigit() else None),
-                word(cell.mode),
-                memory(peak),
-                memory(predicted),
-                percent(predicted / peak if peak and predicted else None),
-                memory(cell.memory_budget_bytes),
-                number(cell.number("failed_side_px")),
-                word(cell.status),
-            )
+    rows = [
+        row(
+            cell,
+            *_identified(cell),
+            *peaks(cell),
+            memory(cell.memory_budget_bytes),
+            number(cell.number("failed_side_px")),
+            word(cell.status),
         )
+        for cell in cells
+    ]
     return Table("Peak memory of every evaluation and decode", header, rows)

@@ -7,7 +7,8 @@ from benchmarks.reporting.data import ReportData, ShownCell
 from benchmarks.reporting.gallery import small_copy
 from benchmarks.reporting.sections import Picture, Row, Section, Table, memory, number, row, size, word
 from fixtures.formatting import figure
-from fixtures.records.tilers import errors_of, number_of, reason_of
+from fixtures.records.cell_record import number_of
+from fixtures.records.tilers import errors_of, reason_of
 
 _MOST_PICTURES = 24
 _HEADER = (
