@@ -25,7 +25,19 @@ from benchmarks.reporting.plotting import (
     size_ticks,
     tag,
 )
-from benchmarks.reporting.sections import Chart, Datum, Section, Table, memory, number, percent, row, size, word
+from benchmarks.reporting.sections import (
+    Chart,
+    Datum,
+    Section,
+    Table,
+    memory,
+    number,
+    percent,
+    row,
+    size,
+    status,
+    word,
+)
 from benchmarks.reporting.throughput import MOST_LINES, Line, mark_end
 from fixtures.formatting import attention_kernels, figure, readable_size
 
@@ -288,7 +300,7 @@ def _rates(cells: Sequence[ShownCell], steps: str) -> Table:
             percent(cell.spread),
             number(cell.compile_seconds),
             number(cell.number("recompilations")),
-            word(cell.status),
+            status(cell),
         )
         for cell in cells
     ]
@@ -324,7 +336,7 @@ def _memory_table(cells: Sequence[ShownCell]) -> Table:
             *peaks(cell),
             memory(cell.memory_budget_bytes),
             number(cell.number("failed_side_px")),
-            word(cell.status),
+            status(cell),
         )
         for cell in cells
     ]

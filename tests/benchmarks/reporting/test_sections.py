@@ -311,6 +311,12 @@ def test_launch_bound_cells_are_marked_and_device_times_have_a_table_with_the_me
     assert page.count("ok, launch-bound") >= 3  # rates, device times, all cells
 
 
+def test_launch_bound_denoisers_are_marked_in_the_tables_of_their_stage(reported):
+    page = reported(record([generator("denoise", "dit_s2", "64", device="cuda:0", launch_bound=True)]))
+    for name in ("stages", "stage-memory"):
+        assert "ok, launch-bound" in page.partition(f'<section id="{name}">')[2].partition("</section>")[0], name
+
+
 def test_a_report_without_accelerators_has_no_section_of_device_times(reported):
     assert 'id="device-time"' not in reported(record([cell()]))
 
