@@ -28,6 +28,7 @@ def environment():
     return os.environ | {"OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.slow
 def test_a_calibration_is_stored_can_be_gone_on_with_and_is_read_by_the_gate(tmp_path, environment):
     output = tmp_path / "calibration.json"
 

@@ -100,6 +100,7 @@ def test_a_batch_that_does_not_fit_is_recorded_and_fails_nothing(suite):
     ]
 
 
+@pytest.mark.slow
 def test_the_largest_batch_fits_and_one_step_more_does_not(suite):
     done = run(suite,
         "--benchmark-only", "-k", "largest_batch", "--model=basic_cnn", "--resolution=96", "--mode=training",
@@ -122,6 +123,7 @@ def test_parts_of_training_are_timed_separately(suite):
     assert run(suite, "--collect-only", "-q", "-k", "test_training_parts", "--mode=forward").returncode == 5
 
 
+@pytest.mark.slow
 def test_limits_run_first_and_the_roofline_compares_cells_with_them(suite):
     done = run(suite,
         "--benchmark-only", *SMALL, "--mode=forward", "--precision=float32",

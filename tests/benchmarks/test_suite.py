@@ -281,6 +281,7 @@ def test_without_isolation_cells_run_inside_pytest(suite):
     assert [cell["status"] for cell in suite.recorded()["cells"]] == ["ok", "invalid"]
 
 
+@pytest.mark.slow
 def test_the_largest_image_is_searched_with_a_small_memory_limit(suite):
     done = suite.run("--benchmark-only", "-k", "largest_image", "--model=nin", "--memory-limit=300MiB")
     assert done.returncode == 0, done.stdout
