@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _plan(options: argparse.Namespace) -> list[str]:
     generators = [model for model in options.model if model in _GENERATORS]
     if generators:
-        return generator_plan(_generator_options(options, generators))
+        return generator_plan(_generator_options(options, generators), _show_progress)
     group = None if options.ranks is None else _group_options(options)
     if _plans_classifiers(options):
         classifiers = _classifier_options(options)
@@ -69,6 +69,12 @@ def _plan(options: argparse.Namespace) -> list[str]:
         for style in _style_options(options)
         for line in (style_plan(style) if group is None else image_plan(style, group))
     ]
+
+
+def _show_progress(number: int, rows: int) -> None:
+    """On a terminal, a line that the next one replaces: the rows of large models take seconds each."""
+    if sys.stderr.isatty():
+        print(f"\rplanning row {number} of {rows}", end="\r" if number == rows else "", file=sys.stderr, flush=True)
 
 
 def _plans_classifiers(options: argparse.Namespace) -> bool:
