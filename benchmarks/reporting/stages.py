@@ -44,6 +44,8 @@ from fixtures.formatting import attention_kernels, figure, readable_size
 # What one iteration of a stage is.
 _UNITS = {"denoise": "evaluations", "decode": "decodes"}
 _MODES = ("forward", "input", "training")
+# Parts of a marker that are filled, by mode: a dash does not show in a line of one size.
+_FILLED = ("full", "left", "bottom")
 _PANEL_INCHES = 3.6
 
 
@@ -142,6 +144,12 @@ def _look(line: Line, known: Mapping[tuple[str, str], Look]) -> Look:
     return Look(own.colour, own.marker, DASHES[_MODES.index(mode) if mode in _MODES else -1])
 
 
+def _filled(line: Line) -> str:
+    """The part of its markers that is filled, which is the mode's, as the dash is."""
+    mode = line[0].mode
+    return _FILLED[_MODES.index(mode) if mode in _MODES else 0]
+
+
 def _label(line: Line, lines: Sequence[Line]) -> str:
     """The name of a line, with its device if there are several."""
     places = {one[0].place for one in lines}
@@ -150,7 +158,10 @@ def _label(line: Line, lines: Sequence[Line]) -> str:
 
 def _notes(lines: Sequence[Line]) -> list[str]:
     hidden = len(lines) - len(drawn(lines))
-    return [f"{hidden} more lines are in the table only."] if hidden else []
+    notes = [f"{hidden} more lines are in the table only."] if hidden else []
+    if len({line[0].mode for line in lines}) > 1:
+        notes.append("Half a marker: the left half for the gradient to the latents, the lower half for training.")
+    return notes
 
 
 def _ends(line: Line) -> bool:
@@ -186,7 +197,8 @@ def _draw_rates(lines: Sequence[Line], known: Mapping[tuple[str, str], Look], wi
         for line in own:
             look = _look(line, known)
             ran = [cell for cell in line if cell.ran]
-            curve(axes, ran, lambda cell: cell.iterations_per_minute, look, line[0], label=_label(line, lines))
+            further = {"label": _label(line, lines), "fillstyle": _filled(line)}
+            curve(axes, ran, lambda cell: cell.iterations_per_minute, look, line[0], **further)
             mark_end(axes, line, look, _name(line[0]))
         plain_numbers(axes.yaxis)
         axes.set_ylabel(f"{_UNITS[kind]} per minute, logarithmic", rotation_mode="anchor")
@@ -216,7 +228,8 @@ def _draw_memory(lines: Sequence[Line], known: Mapping[tuple[str, str], Look], w
         for line in own:
             look = _look(line, known)
             measured = [cell for cell in line if cell.measured_peak_bytes and not cell.is_search]
-            curve(axes, measured, lambda cell: cell.measured_peak_bytes, look, line[0], label=_label(line, lines))
+            further = {"label": _label(line, lines), "fillstyle": _filled(line)}
+            curve(axes, measured, lambda cell: cell.measured_peak_bytes, look, line[0], **further)
             predicted = [cell for cell in line if cell.predicted_memory_bytes and not cell.is_search]
             hollow = {"linestyle": ":", "linewidth": 1, "markerfacecolor": "none"}
             curve(axes, predicted, lambda cell: cell.predicted_memory_bytes, look, line[0], **hollow)
