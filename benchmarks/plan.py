@@ -13,7 +13,8 @@ counts as a classifier if it has no style network, or with --mode or --batch; --
 
 Prints the memory of tensors on an accelerator, and the cards that are large enough: a cell may use the memory of a card
 less a reserve. --memory adds a card to these, and limits the tiles; without it tiles have the side given by --tile, or
-512 px. Needs no device, and takes seconds; of large generators some seconds a row.
+512 px. Needs no device, and takes seconds; of large generators seconds a row, and a row of their training takes up to a
+minute on a busy core.
 
 With --ranks, several devices share the work: data-parallel training of a classifier, or the tiles of an image. Prints
 the memory of a rank, the bytes that it sends per iteration, and the predicted rate. The rate of a single rank and the

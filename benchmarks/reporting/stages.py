@@ -139,15 +139,10 @@ def _name(cell: ShownCell) -> str:
 
 
 def _look(line: Line, known: Mapping[tuple[str, str], Look]) -> Look:
-    """Colour and marker of the device and model; the dash is the mode's."""
+    """Colour and marker of the device and model; the dash, and how much of the marker is filled, is the mode's."""
     own, mode = known[line[0].place, line[0].model], line[0].mode
-    return Look(own.colour, own.marker, DASHES[_MODES.index(mode) if mode in _MODES else -1])
-
-
-def _filled(line: Line) -> str:
-    """The part of its markers that is filled, which is the mode's, as the dash is."""
-    mode = line[0].mode
-    return _FILLED[_MODES.index(mode) if mode in _MODES else 0]
+    index = _MODES.index(mode) if mode in _MODES else -1
+    return Look(own.colour, own.marker, DASHES[index], _FILLED[index])
 
 
 def _label(line: Line, lines: Sequence[Line]) -> str:
@@ -197,8 +192,7 @@ def _draw_rates(lines: Sequence[Line], known: Mapping[tuple[str, str], Look], wi
         for line in own:
             look = _look(line, known)
             ran = [cell for cell in line if cell.ran]
-            further = {"label": _label(line, lines), "fillstyle": _filled(line)}
-            curve(axes, ran, lambda cell: cell.iterations_per_minute, look, line[0], **further)
+            curve(axes, ran, lambda cell: cell.iterations_per_minute, look, line[0], label=_label(line, lines))
             mark_end(axes, line, look, _name(line[0]))
         plain_numbers(axes.yaxis)
         axes.set_ylabel(f"{_UNITS[kind]} per minute, logarithmic", rotation_mode="anchor")
@@ -228,8 +222,7 @@ def _draw_memory(lines: Sequence[Line], known: Mapping[tuple[str, str], Look], w
         for line in own:
             look = _look(line, known)
             measured = [cell for cell in line if cell.measured_peak_bytes and not cell.is_search]
-            further = {"label": _label(line, lines), "fillstyle": _filled(line)}
-            curve(axes, measured, lambda cell: cell.measured_peak_bytes, look, line[0], **further)
+            curve(axes, measured, lambda cell: cell.measured_peak_bytes, look, line[0], label=_label(line, lines))
             predicted = [cell for cell in line if cell.predicted_memory_bytes and not cell.is_search]
             hollow = {"linestyle": ":", "linewidth": 1, "markerfacecolor": "none"}
             curve(axes, predicted, lambda cell: cell.predicted_memory_bytes, look, line[0], **hollow)
