@@ -13,7 +13,8 @@ counts as a classifier if it has no style network, or with --mode or --batch; --
 
 Prints the memory of tensors on an accelerator, and the cards that are large enough: a cell may use the memory of a card
 less a reserve. --memory adds a card to these, and limits the tiles; without it tiles have the side given by --tile, or
-512 px. Needs no device, and takes seconds; of large generators some seconds a row.
+512 px. Needs no device, and takes seconds; of large generators seconds a row, and a row of their training takes up to a
+minute on a busy core.
 
 With --ranks, several devices share the work: data-parallel training of a classifier, or the tiles of an image. Prints
 the memory of a rank, the bytes that it sends per iteration, and the predicted rate. The rate of a single rank and the
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _plan(options: argparse.Namespace) -> list[str]:
     generators = [model for model in options.model if model in _GENERATORS]
     if generators:
-        return generator_plan(_generator_options(options, generators))
+        return generator_plan(_generator_options(options, generators), _show_progress)
     group = None if options.ranks is None else _group_options(options)
     if _plans_classifiers(options):
         classifiers = _classifier_options(options)
@@ -69,6 +70,12 @@ def _plan(options: argparse.Namespace) -> list[str]:
         for style in _style_options(options)
         for line in (style_plan(style) if group is None else image_plan(style, group))
     ]
+
+
+def _show_progress(number: int, rows: int) -> None:
+    """On a terminal, a line that the next one replaces: the rows of large models take seconds each."""
+    if sys.stderr.isatty():
+        print(f"\rplanning row {number} of {rows}", end="\r" if number == rows else "", file=sys.stderr, flush=True)
 
 
 def _plans_classifiers(options: argparse.Namespace) -> bool:

@@ -86,11 +86,16 @@ def is_narrow(width_inches: float) -> bool:
 
 @dataclass(frozen=True)
 class Look:
-    """The colour, marker and line of a series, the same in all plots of a report."""
+    """The colour, marker and line of a series, the same in all plots of a report.
+
+    Attributes:
+        filled: the part of the marker that is filled, as matplotlib's `fillstyle`.
+    """
 
     colour: str
     marker: str
     dash: str
+    filled: str = "full"
 
 
 def looks(report_data: ReportData) -> dict[tuple[str, str], Look]:
@@ -123,7 +128,8 @@ def curve(
         of: the cell that the page's filter takes the line for.
     """
     values = [value(cell) or 0 for cell in cells]
-    drawn_as: dict[str, Any] = {"color": look.colour, "marker": look.marker, "linestyle": look.dash, **further}
+    style = {"color": look.colour, "marker": look.marker, "linestyle": look.dash, "fillstyle": look.filled}
+    drawn_as: dict[str, Any] = {**style, **further}
     (line,) = axes.plot([cell.pixels for cell in cells], values, **drawn_as)
     tag(line, of)
 

@@ -44,6 +44,8 @@ from fixtures.formatting import attention_kernels, figure, readable_size
 # What one iteration of a stage is.
 _UNITS = {"denoise": "evaluations", "decode": "decodes"}
 _MODES = ("forward", "input", "training")
+# Parts of a marker that are filled, by mode: a dash does not show in a line of one size.
+_FILLED = ("full", "left", "bottom")
 _PANEL_INCHES = 3.6
 
 
@@ -137,9 +139,10 @@ def _name(cell: ShownCell) -> str:
 
 
 def _look(line: Line, known: Mapping[tuple[str, str], Look]) -> Look:
-    """Colour and marker of the device and model; the dash is the mode's."""
+    """Colour and marker of the device and model; the dash, and how much of the marker is filled, is the mode's."""
     own, mode = known[line[0].place, line[0].model], line[0].mode
-    return Look(own.colour, own.marker, DASHES[_MODES.index(mode) if mode in _MODES else -1])
+    index = _MODES.index(mode) if mode in _MODES else -1
+    return Look(own.colour, own.marker, DASHES[index], _FILLED[index])
 
 
 def _label(line: Line, lines: Sequence[Line]) -> str:
@@ -150,7 +153,10 @@ def _label(line: Line, lines: Sequence[Line]) -> str:
 
 def _notes(lines: Sequence[Line]) -> list[str]:
     hidden = len(lines) - len(drawn(lines))
-    return [f"{hidden} more lines are in the table only."] if hidden else []
+    notes = [f"{hidden} more lines are in the table only."] if hidden else []
+    if len({line[0].mode for line in lines}) > 1:
+        notes.append("Half a marker: the left half for the gradient to the latents, the lower half for training.")
+    return notes
 
 
 def _ends(line: Line) -> bool:

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from benchmarks import plan
-from fixtures.planning.scaling import usable_bytes
+from fixtures.planning.cards import usable_bytes
 from models.api import CLASSIFIERS, STRATEGIES
 
 GIB = 2**30
