@@ -16,6 +16,8 @@ from models.generators import Generator
 from models.steps.generators import Decode, GeneratorStep, InputGradient, step_of_mode
 from models.steps.loss_scale import first_scale
 from models.steps.objectives import frozen_type
+from models.streaming.arena import STRIP_POSITIONS
+from models.streaming.bands import OneRank, Ranks
 from models.streaming.decoder import Plan, StreamedDecoder, TooLittleMemory, plan_for
 from models.streaming.operations import Chain
 from models.streaming.trace import trace
@@ -44,10 +46,15 @@ class StreamedForward(Decode):
 
     def __init__(self, workload: Workload) -> None:
         super().__init__(workload)
-        self._streams = _Streams(self, workload)
+        ranks = self._ranks_of_image()  # may shorten the latents
+        self._streams = Streams(self, workload, ranks)
 
     def on_progress(self, report: Callable[[int, int], None]) -> None:
         self._streams.report = report
+
+    def _ranks_of_image(self) -> Ranks:
+        """The ranks that compute the images together."""
+        return OneRank()
 
     def _iterate(self) -> None:
         with torch.inference_mode(), self._computing():
@@ -63,7 +70,7 @@ class StreamedInputGradient(InputGradient):
     def __init__(self, workload: Workload) -> None:
         super().__init__(workload)
         self._latents = self._latents.detach()
-        self._streams = _Streams(self, workload)
+        self._streams = Streams(self, workload, OneRank())
 
     def on_progress(self, report: Callable[[int, int], None]) -> None:
         self._streams.report = report
@@ -86,28 +93,34 @@ class StreamedInputGradient(InputGradient):
         self._loss = total / numbers
 
 
-class _Streams:
-    """What both steps have: the decoder for one image, and the images of a batch."""
+class Streams:
+    """What both steps have: the decoder for one image, or a band of it, and the images of a batch.
 
-    def __init__(self, step: GeneratorStep, workload: Workload) -> None:
+    Attributes:
+        channels: of the image.
+    """
+
+    def __init__(self, step: GeneratorStep, workload: Workload, ranks: Ranks) -> None:
         self._latents = step.latents
         self.report: Callable[[int, int], None] = _no_report
         chain = _chain_of(step.network)
-        self._scale, self._channels = chain.scales[-1], chain.channels[-1]
-        # The decoder plans for one image; those of the batch beside it are there as well.
-        others = (len(self._latents) - 1) * self._channels * workload.width * workload.height
-        left = _memory_left(step.network, self._latents, others, workload)
+        self._scale, self.channels = chain.scales[-1], chain.channels[-1]
         height, width = self._latents.shape[2:]
+        # The decoder plans for one image; those of the batch beside it are there as well.
+        others = (len(self._latents) - 1) * self.channels * self._scale**2 * height * width
+        left = _memory_left(step.network, self._latents, others, workload)
         try:
             gradient = workload.mode == "input"
-            self.decoder = StreamedDecoder(chain, height, width, self._latents.detach(), left, gradient)
+            self.decoder = StreamedDecoder(
+                chain, height, width, self._latents.detach(), left, gradient, STRIP_POSITIONS, ranks
+            )
         except TooLittleMemory as error:
             raise MemoryError(str(error)) from error  # a result, as any other image that does not fit
 
     def images(self, batch: int = 0) -> Tensor:
         """Uninitialised images, of the whole batch by default."""
         height, width = (self._scale * side for side in self._latents.shape[2:])
-        return self._latents.new_empty(batch or len(self._latents), self._channels, height, width)
+        return self._latents.new_empty(batch or len(self._latents), self.channels, height, width)
 
     def pairs(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor, Callable[[float], None]]]:
         """For each image of the batch its latents, itself, and what takes the share of it that is done."""

@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from models.errors import InputError
 from models.streaming.arena import STRIP_POSITIONS, Arena
+from models.streaming.bands import OneRank, Ranks, rows_around
 from models.streaming.forward import ForwardPass, no_progress
 from models.streaming.gradient import GradientPass
 from models.streaming.gradient_plans import GradientPlan, gradient_plan, smallest_gradient_numbers
@@ -67,13 +68,15 @@ def plan_for(
     memory_bytes: int | None = None,
     gradient: bool = False,
     strip_positions: int = STRIP_POSITIONS,
+    image_height: int = 0,
 ) -> Plan:
     """The plan with the least work within a budget.
 
     Args:
-        height, width: of the latents.
+        height, width: of the latents, or of a band of them.
         memory_bytes: for everything but the network's weights and the latents; None for no limit.
         gradient: whether the gradient to the latents is computed too.
+        image_height: of the latents of which these are a band; 0 if they are no band.
 
     Raises:
         InputError: the latents have no positions.
@@ -81,7 +84,7 @@ def plan_for(
     """
     if height < 1 or width < 1:
         raise InputError(f"latents of {width}x{height} positions have no image; give at least 1x1")
-    extent = Extent(chain, height, width)
+    extent = Extent(chain, height, width, image_height)
     beside = _bytes_beside_arena(extent, dtype, gradient, strip_positions)
     numbers = float("inf") if memory_bytes is None else (memory_bytes - beside) // dtype.itemsize
     forward = forward_plan(extent, numbers)
@@ -91,7 +94,8 @@ def plan_for(
         needed = (beside + least * dtype.itemsize) / 2**30
         assert memory_bytes is not None
         raise TooLittleMemory(
-            f"the smallest plan for an image of {width * chain.scales[-1]}x{height * chain.scales[-1]} px takes"
+            f"the smallest plan for {'a band' if image_height else 'an image'} of"
+            f" {width * chain.scales[-1]}x{height * chain.scales[-1]} px takes"
             f" {needed:.2f} GiB beside weights and latents, and {memory_bytes / 2**30:.2f} GiB are left for it; give"
             " more memory, or decode a smaller image"
         )
@@ -128,7 +132,20 @@ def _bytes_beside_arena(extent: Extent, dtype: torch.dtype, gradient: bool, stri
     wide = max(extent.row(point) for point in range(len(chain.channels)))
     strip = max(2 * wide, strip_positions * max(chain.channels))
     strips = (_GRADIENT_STRIPS if gradient else _FORWARD_STRIPS) * strip
-    return images + (kept + strips) * dtype.itemsize
+    return images + (kept + strips + _neighbours(extent)) * dtype.itemsize
+
+
+def _neighbours(extent: Extent) -> int:
+    """The most numbers of neighbours' rows that a step of a band has, with its own rows that it sends."""
+    if not extent.image_height:
+        return 0
+    ranges = portions(extent.chain)
+    needed = (
+        rows_around(extent.chain.operations[point:stop]) * extent.row(point)
+        for start, stop in ranges
+        for point in range(start, stop)
+    )
+    return 4 * max(needed)
 
 
 class StreamedDecoder:
@@ -136,9 +153,11 @@ class StreamedDecoder:
 
     Args:
         chain: of `models.streaming.trace.trace`; its weights are used as they are.
-        height, width: of the latents.
+        height, width: of the latents, or of this rank's band of them.
         like: a tensor with the type and device of the latents.
         memory_bytes, gradient, strip_positions: as in `plan_for`.
+        ranks: those among which the latents are cut into bands. All get the plan of the highest band, and the memory
+            of the rank with the least.
 
     Raises:
         InputError: as `plan_for`.
@@ -153,8 +172,21 @@ class StreamedDecoder:
         memory_bytes: int | None = None,
         gradient: bool = False,
         strip_positions: int = STRIP_POSITIONS,
+        ranks: Ranks | None = None,
     ) -> None:
-        self.plan = plan_for(chain, height, width, like.dtype, memory_bytes, gradient, strip_positions)
+        self._ranks = ranks = ranks or OneRank()
+        band = ranks.band(height)
+        assert not (gradient and band.is_part), "gradients are not computed over ranks"
+        self.plan = plan_for(
+            chain,
+            band.highest,
+            width,
+            like.dtype,
+            ranks.least(memory_bytes),
+            gradient,
+            strip_positions,
+            band.height if band.is_part else 0,
+        )
         self._chain, self._strip_positions = chain, strip_positions
         self._arena = Arena(self.plan.numbers, like)
 
@@ -191,7 +223,9 @@ class StreamedDecoder:
             return result
 
     def _forward(self, latents: Tensor, image: Tensor, keep: bool, progress: Callable[[float], None]) -> ForwardPass:
-        forward = ForwardPass(self._chain, self.plan.forward, self._arena, self._strip_positions, keep, progress)
+        forward = ForwardPass(
+            self._chain, self.plan.forward, self._arena, self._strip_positions, keep, progress, self._ranks
+        )
         forward(*_shortened(latents, image))
         return forward
 
