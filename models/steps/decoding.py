@@ -5,6 +5,7 @@ computed again, follows from `Workload.memory_bytes`. The images of a batch are 
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,11 +14,13 @@ from torch import Tensor, nn
 
 from models.errors import InputError, Unsupported
 from models.generators import Generator
+from models.steps.distributed.band_traffic import sent_bytes
 from models.steps.generators import Decode, GeneratorStep, InputGradient, step_of_mode
 from models.steps.loss_scale import first_scale
 from models.steps.objectives import frozen_type
+from models.steps.tiling.partition import all_reduce_bytes
 from models.streaming.arena import STRIP_POSITIONS
-from models.streaming.bands import OneRank, Ranks
+from models.streaming.bands import OneRank, Ranks, even_bands
 from models.streaming.decoder import Plan, StreamedDecoder, TooLittleMemory, plan_for
 from models.streaming.operations import Chain
 from models.streaming.trace import trace
@@ -25,6 +28,8 @@ from models.workload import Step, Workload, resolve
 
 # Reported parts of an iteration.
 _PARTS = 1000
+# Of the sum of all ranks' pixels, which they exchange at the end.
+_SUM_BYTES = 4
 # Code, heap and scratch memory of the libraries, which are counted as the cell's on a cpu.
 _LIBRARY_BYTES = 128 * 2**20
 
@@ -134,20 +139,44 @@ class Streams:
             self.report(done, _PARTS * len(self._latents))
 
 
-def streaming_plan(workload: Workload) -> Plan:
+@dataclass(frozen=True)
+class WorkloadPlan:
+    """The plan of a workload with strategy `streamed`, of ranks that of the one with the highest band.
+
+    Attributes:
+        resident_bytes: of weights, latents and the other images of a batch, beside the plan's.
+        sent_bytes: by the rank that sends the most.
+    """
+
+    plan: Plan
+    resident_bytes: int
+    sent_bytes: int
+
+    @property
+    def peak_bytes(self) -> int:
+        """Of all tensors, predicted."""
+        return self.resident_bytes + self.plan.peak_bytes
+
+
+def streaming_plan(workload: Workload) -> WorkloadPlan:
     """The plan of a workload with strategy `streamed`.
 
     Raises:
-        InputError: the network cannot be streamed, or no plan fits.
+        InputError: the network cannot be streamed, no plan fits, or there are fewer rows than ranks.
     """
     network: Generator = resolve(workload.model)()
     dtype = frozen_type(workload.precision)
-    height, width = (side // network.latent_px for side in (workload.height, workload.width))
+    image_height, width = (side // network.latent_px for side in (workload.height, workload.width))
+    height = even_bands(image_height, workload.ranks)[0].highest
     latents = torch.empty(workload.batch, network.latent_channels, height, width, dtype=dtype, device="meta")
     chain = trace(network.to(dtype), network.latent_channels)
-    others = (workload.batch - 1) * chain.channels[-1] * workload.width * workload.height
+    others = (workload.batch - 1) * chain.channels[-1] * chain.scales[-1] ** 2 * height * width
     left = _memory_left(network, latents, others, workload)
-    return plan_for(chain, height, width, dtype, left, workload.mode == "input")
+    of_band = image_height if workload.ranks > 1 else 0
+    plan = plan_for(chain, height, width, dtype, left, workload.mode == "input", STRIP_POSITIONS, of_band)
+    sent = sent_bytes(chain, plan.forward, image_height, width, workload.ranks, dtype.itemsize)
+    last_sum = all_reduce_bytes(_SUM_BYTES, workload.ranks)
+    return WorkloadPlan(plan, _resident_bytes(network, latents, others), workload.batch * max(sent) + last_sum)
 
 
 def _chain_of(network: Generator) -> Chain:
@@ -161,9 +190,12 @@ def _memory_left(network: nn.Module, latents: Tensor, others: int, workload: Wor
     """Bytes of the workload's memory for the decode, without weights, latents and the other images of a batch."""
     if not workload.memory_bytes:
         return None
+    return workload.memory_bytes - _resident_bytes(network, latents, others) - _LIBRARY_BYTES
+
+
+def _resident_bytes(network: nn.Module, latents: Tensor, others: int) -> int:
     taken: Any = [*network.parameters(), latents]
-    used = sum(tensor.numel() * tensor.element_size() for tensor in taken)
-    return workload.memory_bytes - used - others * latents.element_size() - _LIBRARY_BYTES
+    return sum(tensor.numel() * tensor.element_size() for tensor in taken) + others * latents.element_size()
 
 
 def _no_report(done: int, total: int) -> None:

@@ -102,6 +102,12 @@ def rows_around(operations: Sequence[Operation]) -> int:
     return -row_before(operations, 0)
 
 
+def read_rows(reader: Rows, owner: Rows) -> tuple[int, int]:
+    """The first of a band's rows that another band reads, and the row behind the last."""
+    start = max(reader.start, owner.own_start)
+    return start, max(start, min(reader.stop, owner.own_stop))
+
+
 class Ranks(ABC):
     """What a pass gets from the other ranks. Every rank makes the same calls in the same order."""
 

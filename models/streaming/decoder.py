@@ -27,7 +27,15 @@ _PRODUCTS, _PRODUCTS_BACK, _PLAIN_PRODUCTS_BACK = 2, 7, 5
 
 
 class TooLittleMemory(InputError):
-    """No plan fits the budget. The message says what the smallest takes."""
+    """No plan fits the budget. The message says what the smallest takes.
+
+    Attributes:
+        needed_bytes: by the smallest.
+    """
+
+    def __init__(self, message: str, needed_bytes: int) -> None:
+        super().__init__(message)
+        self.needed_bytes = needed_bytes
 
 
 @dataclass(frozen=True)
@@ -91,13 +99,14 @@ def plan_for(
     backward = gradient_plan(extent, numbers) if gradient else None
     if forward is None or (gradient and backward is None):
         least = max(smallest_numbers(extent), smallest_gradient_numbers(extent) if gradient else 0)
-        needed = (beside + least * dtype.itemsize) / 2**30
+        needed = beside + least * dtype.itemsize
         assert memory_bytes is not None
         raise TooLittleMemory(
             f"the smallest plan for {'a band' if image_height else 'an image'} of"
             f" {width * chain.scales[-1]}x{height * chain.scales[-1]} px takes"
-            f" {needed:.2f} GiB beside weights and latents, and {memory_bytes / 2**30:.2f} GiB are left for it; give"
-            " more memory, or decode a smaller image"
+            f" {needed / 2**30:.2f} GiB beside weights and latents, and {memory_bytes / 2**30:.2f} GiB are left for it;"
+            " give more memory, or decode a smaller image",
+            needed,
         )
     return _plan(extent, forward, backward, beside, dtype)
 

@@ -2,7 +2,7 @@
 
 The ranks have the same weights, and each its rows of the latents and of the image. In a decode they communicate
 
-  - before each pass over a map: the rows around their bands that convolutions need are sent by the ranks that have them;
+  - before a pass over a map: the rows around each band that its convolutions need, from the ranks that have them;
   - after each pass that measures a normalisation: an all-reduce of every rank's means and squares of the groups;
   - in each attention: keys and values of each rank are sent to all others;
   - at the end: an all-reduce of the image's sum, so that all ranks take decisions from the same number.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.steps.decoding import StreamedForward
 from models.steps.distributed.collectives import Communicator
-from models.streaming.bands import Band, Ranks, Rows, even_bands
+from models.streaming.bands import Band, Ranks, even_bands, read_rows
 from models.streaming.statistics import NormStatistics
 from models.workload import Communication, Workload
 
@@ -52,9 +52,9 @@ class ConnectedRanks(Ranks):
         for other, band in enumerate(bands):
             # Those above read this band's first rows, those below its last.
             view, origin = (first, own.own_start) if other < rank else (last, own.own_stop - last.shape[2])
-            start, stop = _read(band, own) if other != rank else (origin, origin)
+            start, stop = read_rows(band, own) if other != rank else (origin, origin)
             sent.append(view[:, :, start - origin : stop - origin].permute(0, 2, 3, 1))
-            start, stop = _read(own, band) if other != rank else (0, 0)
+            start, stop = read_rows(own, band) if other != rank else (0, 0)
             heights.append(stop - start)
         _, channels, _, width = first.shape
         received = self._communicator.all_to_all(sent, [height * width * channels for height in heights])
@@ -129,17 +129,11 @@ class BandedDecode(StreamedForward):
         with self._communicator.suspended():
             super().__call__()
 
-    def _own_ranks(self) -> Ranks:
+    def _ranks_of_image(self) -> Ranks:
         ranks = ConnectedRanks(self._communicator, self._latents.shape[2])
         # All ranks have drawn the same latents.
         self._latents = self._latents[:, :, ranks.own.start : ranks.own.stop].contiguous()
         return ranks
-
-
-def _read(reader: Rows, owner: Rows) -> tuple[int, int]:
-    """The first of a band's rows that another band reads, and the row behind the last."""
-    start = max(reader.start, owner.own_start)
-    return start, max(start, min(reader.stop, owner.own_stop))
 
 
 def _zeros(like: Tensor, rows: int) -> Tensor:
