@@ -30,12 +30,12 @@ class TooLittleMemory(InputError):
     """No plan fits the budget. The message says what the smallest takes.
 
     Attributes:
-        needed_bytes: by the smallest.
+        missing_bytes: how much more memory the smallest takes.
     """
 
-    def __init__(self, message: str, needed_bytes: int) -> None:
+    def __init__(self, message: str, missing_bytes: int) -> None:
         super().__init__(message)
-        self.needed_bytes = needed_bytes
+        self.missing_bytes = missing_bytes
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Plan:
         peak_bytes: predicted, beside the network's weights and the latents.
         relative_convolutions: work of all convolutions, relative to that of the network as it is.
         relative_work: of convolutions and attention.
+        work: multiply-adds of convolutions and attention.
     """
 
     forward: ForwardPlan
@@ -57,6 +58,7 @@ class Plan:
     peak_bytes: int
     relative_convolutions: float
     relative_work: float
+    work: int
 
     def facts(self) -> dict[str, Any]:
         """The figures for a record."""
@@ -106,7 +108,7 @@ def plan_for(
             f" {width * chain.scales[-1]}x{height * chain.scales[-1]} px takes"
             f" {needed / 2**30:.2f} GiB beside weights and latents, and {memory_bytes / 2**30:.2f} GiB are left for it;"
             " give more memory, or decode a smaller image",
-            needed,
+            needed - memory_bytes,
         )
     return _plan(extent, forward, backward, beside, dtype)
 
@@ -129,6 +131,7 @@ def _plan(extent: Extent, forward: ForwardPlan, backward: GradientPlan | None, b
         beside + numbers * dtype.itemsize,
         convolutions / plain,
         (convolutions + attention) / (plain + plain_attention),
+        convolutions + attention,
     )
 
 
