@@ -94,13 +94,14 @@ class Windows:
 
     def push(self, rows: Tensor | None, last: bool) -> Tensor | None:
         """A window whose inner rows come next; None if there are no inner rows yet."""
-        if self._carried is None:
-            assert rows is not None, "a map without rows"
-            self._carried = torch.zeros_like(rows[:, :, : int(self._above)])
-        parts = [self._carried] if rows is None else [self._carried, rows]
+        # No tensor without rows among them, with which `cat` would change the layout of all that follow.
+        parts = [part for part in (self._carried, rows) if part is not None]
+        assert parts, "a map without rows"
+        if self._carried is None and self._above:
+            parts.insert(0, torch.zeros_like(parts[0][:, :, :1]))
         if last and self._below:
             parts.append(torch.zeros_like(parts[-1][:, :, :1]))
-        window = torch.cat(parts, 2) if len(parts) > 1 else self._carried
+        window = torch.cat(parts, 2) if len(parts) > 1 else parts[0]
         inner = max(0, window.shape[2] - 2) // self._multiple * self._multiple
         # A copy: the window's memory is not kept, and the rows of the source may be overwritten.
         self._carried = window[:, :, inner:].clone()
@@ -200,7 +201,8 @@ class RowResidual(Stream):
         if rows is not None:
             lost = min(self._lost, rows.shape[2])
             self._lost -= lost
-            self._waiting.put(rows[:, :, lost:])
+            if lost < rows.shape[2]:
+                self._waiting.put(rows[:, :, lost:])
         out = self._body.push(rows, last)
         return None if out is None else out.add_(self._shortcut(self._waiting.take(out.shape[2])))
 

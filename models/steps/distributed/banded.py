@@ -10,6 +10,8 @@ The ranks have the same weights, and each its rows of the latents and of the ima
 All ranks have the same plan, and so make the same calls in the same order.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -62,7 +64,7 @@ class ConnectedRanks(Ranks):
             part.view(1, height, width, channels).permute(0, 3, 1, 2)
             for part, height in zip(received, heights, strict=True)
         ]
-        return torch.cat([first[:, :, :0], *parts[:rank]], 2), torch.cat([*parts[rank + 1 :], last[:, :, :0]], 2)
+        return _joined(parts[:rank], first), _joined(parts[rank + 1 :], last)
 
     def merge(self, statistics: NormStatistics) -> None:
         if not self._communicator.is_active:
@@ -134,6 +136,12 @@ class BandedDecode(StreamedForward):
         # All ranks have drawn the same latents.
         self._latents = self._latents[:, :, ranks.own.start : ranks.own.stop].contiguous()
         return ranks
+
+
+def _joined(parts: Sequence[Tensor], like: Tensor) -> Tensor:
+    """The parts one below the other, in their layout, which `cat` changes if one has no rows."""
+    some = [part for part in parts if part.shape[2]]
+    return torch.cat(some, 2) if some else like[:, :, :0]
 
 
 def _zeros(like: Tensor, rows: int) -> Tensor:
