@@ -18,7 +18,7 @@ less a reserve. --memory adds a card to these, and limits the tiles; without it 
 512 px. Needs no device, and takes seconds; of large generators some seconds a row.
 
 With --ranks, several devices share the work: data-parallel training of a classifier, the tiles of an image, or a decode
-by row streams in bands. Prints
+by row streams in slabs. Prints
 the memory of a rank, the bytes that it sends per iteration, and the predicted rate. The rate of a single rank and the
 bandwidth are given (--rate, --link) or come from a record file (--record). Formulae and sources:
 fixtures/planning/scaling.py.

@@ -2,7 +2,7 @@
 
 A rank is a process with its own device, or on cpu with its share of the cores. torch's elastic launcher starts the
 ranks. They communicate through NCCL between GPUs and through gloo between cpus. Weak scaling: each rank has `--batch`
-images. Strong scaling: the group has `--batch` images. Image: the tiles of one image, or bands of rows of one decode,
+images. Strong scaling: the group has `--batch` images. Image: the tiles of one image, or slabs of rows of one decode,
 are distributed over the ranks. A classifier or a denoiser is trained by DistributedDataParallel; images/s are images
 trained with, not images made; of a decoder they are decodes.
 
@@ -74,7 +74,7 @@ def test_tiled_over_ranks(cell: Cell, measure_group: MeasureGroup) -> None:
 
 @pytest.mark.matrix(
     scaling="image",
-    step="banded_decode",
+    step="slab_decode",
     catalog="decoders",
     model=("kl_decoder_s",),
     resolution=(512,),

@@ -43,7 +43,7 @@ STEPS = {
     "data_parallel_training": "models.steps.distributed.data_parallel:DataParallelTraining",
     "data_parallel_denoising": "models.steps.distributed.data_parallel:DataParallelDenoising",
     "sharded_style_iteration": "models.steps.distributed.sharded:ShardedStyleIteration",
-    "banded_decode": "models.steps.distributed.banded:BandedDecode",
+    "slab_decode": "models.steps.distributed.slab_decode:SlabDecode",
     "middle_shard": "models.steps.distributed.sharded:MiddleShard",
 }
 
@@ -55,7 +55,7 @@ STEP_KINDS = {
     "tiled_decode": "tiling",
     "data_parallel_training": "classification",
     "data_parallel_denoising": "denoise",
-    "banded_decode": "decode",
+    "slab_decode": "decode",
     "input_pipeline": "input",
     **dict.fromkeys(
         ("copy", "matrix_product", "convolution", "transfer", "launch", "elements", "images"), "device_limit"

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from models.errors import InputError, Unsupported
 from models.generators import Generator
-from models.steps.distributed.band_traffic import sent_bytes
+from models.steps.distributed.slab_traffic import sent_bytes
 from models.steps.generators import Decode, GeneratorStep, InputGradient, step_of_mode
 from models.steps.loss_scale import first_scale
 from models.steps.objectives import frozen_type
 from models.steps.tiling.partition import all_reduce_bytes
 from models.streaming.arena import STRIP_POSITIONS
-from models.streaming.bands import OneRank, Ranks, even_bands
 from models.streaming.decoder import Plan, StreamedDecoder, TooLittleMemory, plan_for
 from models.streaming.operations import Chain
+from models.streaming.slabs import OneRank, Ranks, even_slabs
 from models.streaming.trace import trace
 from models.workload import Step, Workload, resolve
 
@@ -99,7 +99,7 @@ class StreamedInputGradient(InputGradient):
 
 
 class Streams:
-    """What both steps have: the decoder for one image, or a band of it, and the images of a batch.
+    """What both steps have: the decoder for one image, or a slab of it, and the images of a batch.
 
     Attributes:
         channels: of the image.
@@ -141,7 +141,7 @@ class Streams:
 
 @dataclass(frozen=True)
 class WorkloadPlan:
-    """The plan of a workload with strategy `streamed`, of ranks that of the one with the highest band.
+    """The plan of a workload with strategy `streamed`, of ranks that of the one with the highest slab.
 
     Attributes:
         resident_bytes: of weights, latents and the other images of a batch, beside the plan's.
@@ -167,13 +167,13 @@ def streaming_plan(workload: Workload) -> WorkloadPlan:
     network: Generator = resolve(workload.model)()
     dtype = frozen_type(workload.precision)
     image_height, width = (side // network.latent_px for side in (workload.height, workload.width))
-    height = even_bands(image_height, workload.ranks)[0].highest
+    height = even_slabs(image_height, workload.ranks)[0].highest
     latents = torch.empty(workload.batch, network.latent_channels, height, width, dtype=dtype, device="meta")
     chain = trace(network.to(dtype), network.latent_channels)
     others = (workload.batch - 1) * chain.channels[-1] * chain.scales[-1] ** 2 * height * width
     left = _memory_left(network, latents, others, workload)
-    of_band = image_height if workload.ranks > 1 else 0
-    plan = plan_for(chain, height, width, dtype, left, workload.mode == "input", STRIP_POSITIONS, of_band)
+    of_slab = image_height if workload.ranks > 1 else 0
+    plan = plan_for(chain, height, width, dtype, left, workload.mode == "input", STRIP_POSITIONS, of_slab)
     sent = sent_bytes(chain, plan.forward, image_height, width, workload.ranks, dtype.itemsize)
     last_sum = all_reduce_bytes(_SUM_BYTES, workload.ranks)
     return WorkloadPlan(plan, _resident_bytes(network, latents, others), workload.batch * max(sent) + last_sum)

@@ -29,14 +29,14 @@ def attend(
     first: int = 0,
     gather: Callable[[], None] = lambda: None,
 ) -> None:
-    """Overwrite a map, or a band of it, with the operation's output.
+    """Overwrite a map, or a slab of it, with the operation's output.
 
     Args:
-        features: the map or band, shape (1, channels, height, width), without gaps between rows.
+        features: the map or slab, shape (1, channels, height, width), without gaps between rows.
         keys, values: memory for those of all the map's positions, shape (positions, channels).
         statistics: of the operation's normalisation, complete.
-        first: of the map's positions, the band's first.
-        gather: completes keys and values, in which those of the band have been set.
+        first: of the map's positions, the slab's first.
+        gather: completes keys and values, in which those of the slab have been set.
     """
     tokens = tokens_of(features)
     own_keys, own_values = (matrix[first : first + tokens.shape[0]] for matrix in (keys, values))

@@ -10,12 +10,12 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from models.errors import InputError
 from models.streaming.arena import STRIP_POSITIONS, Arena
-from models.streaming.bands import OneRank, Ranks, rows_around
 from models.streaming.forward import ForwardPass, no_progress
 from models.streaming.gradient import GradientPass
 from models.streaming.gradient_plans import GradientPlan, gradient_plan, smallest_gradient_numbers
 from models.streaming.operations import Chain, image_bytes
 from models.streaming.plans import ForwardPlan, forward_plan, smallest_numbers
+from models.streaming.slabs import OneRank, Ranks, rows_around
 from models.streaming.work import Extent, portions
 
 # Strips that streams hold at a time, in the largest maps' channels; measured (tests/models/steps/test_decoding.py).
@@ -83,10 +83,10 @@ def plan_for(
     """The plan with the least work within a budget.
 
     Args:
-        height, width: of the latents, or of a band of them.
+        height, width: of the latents, or of a slab of them.
         memory_bytes: for everything but the network's weights and the latents; None for no limit.
         gradient: whether the gradient to the latents is computed too.
-        image_height: of the latents of which these are a band; 0 if they are no band.
+        image_height: of the latents of which these are a slab; 0 if they are no slab.
 
     Raises:
         InputError: the latents have no positions.
@@ -104,7 +104,7 @@ def plan_for(
         needed = beside + least * dtype.itemsize
         assert memory_bytes is not None
         raise TooLittleMemory(
-            f"the smallest plan for {'a band' if image_height else 'an image'} of"
+            f"the smallest plan for {'a slab' if image_height else 'an image'} of"
             f" {width * chain.scales[-1]}x{height * chain.scales[-1]} px takes"
             f" {needed / 2**30:.2f} GiB beside weights and latents, and {memory_bytes / 2**30:.2f} GiB are left for it;"
             " give more memory, or decode a smaller image",
@@ -144,11 +144,11 @@ def _bytes_beside_arena(extent: Extent, dtype: torch.dtype, gradient: bool, stri
     wide = max(extent.row(point) for point in range(len(chain.channels)))
     strip = max(2 * wide, strip_positions * max(chain.channels))
     strips = (_GRADIENT_STRIPS if gradient else _FORWARD_STRIPS) * strip
-    return images + (kept + strips + _neighbours(extent)) * dtype.itemsize
+    return images + (kept + strips + _halo_numbers(extent)) * dtype.itemsize
 
 
-def _neighbours(extent: Extent) -> int:
-    """The most numbers of neighbours' rows that a step of a band has, with its own rows that it sends."""
+def _halo_numbers(extent: Extent) -> int:
+    """The most numbers of neighbours' rows that a step of a slab has, with its own rows that it sends."""
     if not extent.image_height:
         return 0
     ranges = portions(extent.chain)
@@ -165,10 +165,10 @@ class StreamedDecoder:
 
     Args:
         chain: of `models.streaming.trace.trace`; its weights are used as they are.
-        height, width: of the latents, or of this rank's band of them.
+        height, width: of the latents, or of this rank's slab of them.
         like: a tensor with the type and device of the latents.
         memory_bytes, gradient, strip_positions: as in `plan_for`.
-        ranks: those among which the latents are cut into bands. All get the plan of the highest band, and the memory
+        ranks: those among which the latents are cut into slabs. All get the plan of the highest slab, and the memory
             of the rank with the least.
 
     Raises:
@@ -187,17 +187,17 @@ class StreamedDecoder:
         ranks: Ranks | None = None,
     ) -> None:
         self._ranks = ranks = ranks or OneRank()
-        band = ranks.band(height)
-        assert not (gradient and band.is_part), "gradients are not computed over ranks"
+        slab = ranks.slab(height)
+        assert not (gradient and slab.is_part), "gradients are not computed over ranks"
         self.plan = plan_for(
             chain,
-            band.highest,
+            slab.highest,
             width,
             like.dtype,
             ranks.least(memory_bytes),
             gradient,
             strip_positions,
-            band.height if band.is_part else 0,
+            slab.height if slab.is_part else 0,
         )
         self._chain, self._strip_positions = chain, strip_positions
         self._arena = Arena(self.plan.numbers, like)

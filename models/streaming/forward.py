@@ -1,4 +1,4 @@
-"""Computes an image from latents, or a band of it over ranks, by the steps of a plan, in one arena."""
+"""Computes an image from latents, or a slab of it over ranks, by the steps of a plan, in one arena."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -8,7 +8,6 @@ from torch import Tensor
 
 from models.streaming.arena import STRIP_POSITIONS, Arena, strips
 from models.streaming.attention import attend
-from models.streaming.bands import Ends, OneRank, Ranks, Rows, Surrounded, ends_of, flagged, rows_around
 from models.streaming.operations import (
     Attention,
     Chain,
@@ -22,6 +21,7 @@ from models.streaming.operations import (
 )
 from models.streaming.plans import Attended, ForwardPlan, Fused, Paired, Split, Step, pair_row
 from models.streaming.rows import Measurement, Pipeline, Selection, Stream, path_to, pointwise, streams_of, unmeasured
+from models.streaming.slabs import Ends, OneRank, Ranks, Rows, Surrounded, ends_of, flagged, rows_around
 from models.streaming.statistics import NormStatistics
 from models.streaming.work import Extent, pieces_of
 
@@ -47,7 +47,7 @@ class ForwardPass:
         arena: of the size that the plan needs.
         strip_positions: about how many positions a strip has; all results are the same.
         progress: called with the share of the strips' work that is done.
-        ranks: those of whose image this one computes a band.
+        ranks: those of whose image this one computes a slab.
 
     Attributes:
         statistics: of all normalisations, complete after the call.
@@ -71,14 +71,14 @@ class ForwardPass:
         self._done, self._total = 0, max(1, plan.work)
 
     def __call__(self, latents: Tensor, image: Tensor) -> None:
-        """Compute the image of latents, or its band of a band.
+        """Compute the image of latents, or its slab of a slab.
 
         Args:
             latents: shape (1, channels, height, width).
             image: is overwritten; shape (1, channels, scale x height, scale x width).
         """
         features, self._extent = latents, Extent(self._chain, *latents.shape[2:])
-        self._band = self._ranks.band(latents.shape[2])
+        self._slab = self._ranks.slab(latents.shape[2])
         for step in self._plan.steps:
             out = image if step.stop == len(self._chain.operations) else None
             if isinstance(step, Attended):
@@ -142,7 +142,7 @@ class ForwardPass:
         self._finish(norm)
 
     def _streams(self, operations: Sequence[Operation], rows: Rows, skipped: int = 0) -> list[Stream]:
-        """The streams of operations on these rows, of whose output the band's own rows are left.
+        """The streams of operations on these rows, of whose output the slab's own rows are left.
 
         Args:
             skipped: how many of the own rows are left out, from the first.
@@ -161,7 +161,7 @@ class ForwardPass:
         return Surrounded(above, features, below, self._rows(point, rows))
 
     def _around(self, operations: Sequence[Operation]) -> int:
-        return rows_around(operations) if self._band.is_part else 0
+        return rows_around(operations) if self._slab.is_part else 0
 
     def _exchanged(self, ends: tuple[Tensor, Tensor], point: int, rows: int) -> tuple[Tensor, Tensor]:
         """The neighbours' rows above and below a map of which these are the ends."""
@@ -171,7 +171,7 @@ class ForwardPass:
         return self._ranks.exchange(first, last, self._chain.scales[point], rows)
 
     def _rows(self, point: int, around: int) -> Rows:
-        return self._band.rows(self._chain.scales[point], around)
+        return self._slab.rows(self._chain.scales[point], around)
 
     def _put(self, rows: Tensor, out: Tensor, row: int, norm: Normalisation | None) -> int:
         """Write rows from `row` on; the row behind them."""
@@ -222,7 +222,7 @@ class ForwardPass:
 
     def _split(self, step: Split, features: Tensor, image: Tensor) -> Tensor:
         chain, point = self._chain, step.points[0]
-        # A map of another height than the plan's, as in predictions and of a band, is cut in proportion.
+        # A map of another height than the plan's, as in predictions and of a slab, is cut in proportion.
         kept = max(1, step.kept_rows * features.shape[2] // step.rows)
         rows = self.rows_per_strip(features, step.start, step.stop)
         scale = chain.scales[step.stop] // chain.scales[step.start]
@@ -244,8 +244,8 @@ class ForwardPass:
             yield below
 
         def passes(point: int, around: int, ends: Ends) -> Callable[[], Strips]:
-            neighbours = self._exchanged(ends.both, point, around)
-            return lambda: flagged(whole(point, *neighbours), height + sum(part.shape[2] for part in neighbours))
+            halos = self._exchanged(ends.both, point, around)
+            return lambda: flagged(whole(point, *halos), height + sum(part.shape[2] for part in halos))
 
         around = [self._around(chain.operations[one:following]) for one, following in segments]
         ends, operations = Ends(around[0]), chain.operations[step.start : point]
@@ -265,7 +265,8 @@ class ForwardPass:
         attend(
             operation,
             features,
-            *memory,
+            memory[0],
+            memory[1],
             self.statistics,
             rows.own_start * width,
             lambda: self._ranks.gather(memory, self._chain.scales[step.start]),

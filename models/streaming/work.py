@@ -38,11 +38,11 @@ class Mark:
 
 @dataclass(frozen=True)
 class Extent:
-    """A chain for latents of one size, or for a band of them, in numbers.
+    """A chain for latents of one size, or for a slab of them, in numbers.
 
     Attributes:
-        height, width: of the latents, or of the band.
-        image_height: of the latents of which these are a band; 0 if they are no band.
+        height, width: of the latents, or of the slab.
+        image_height: of the latents of which these are a slab; 0 if they are no slab.
     """
 
     chain: Chain
@@ -63,7 +63,7 @@ class Extent:
         return self.rows(point) * self.row(point)
 
     def image_size(self, point: int) -> int:
-        """Numbers of the map at a point in all bands."""
+        """Numbers of the map at a point in all slabs."""
         return self.chain.scales[point] * (self.image_height or self.height) * self.row(point)
 
     @property

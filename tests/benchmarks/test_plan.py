@@ -95,7 +95,7 @@ def test_decodes_over_ranks_have_a_row_for_each_number_of_them(capsys: pytest.Ca
     shared = ["--model=kl_decoder_s", "--resolution=256", "--precision=float32", "--ranks=1,2"]
     assert plan.main([*shared, "--rate=12iterations/min", "--link=1GB/s"]) == 0
     head, columns, one, two, *_ = capsys.readouterr().out.splitlines()
-    assert "in bands over ranks" in head
+    assert "in slabs over ranks" in head
     assert "decodes/min" in columns
     # A single rank takes 5 s and sends nothing; of two, each has half of the work.
     assert one.split()[:6] == ["kl_decoder_s", "256", "float32", "1", "1", "2.00"]
@@ -184,7 +184,7 @@ def test_the_usable_memory_of_a_card_is_less_by_the_reserve() -> None:
         (["--model=dit_s2", "--resolution=64", "--ranks=2"], "leave --ranks out"),
         (
             ["--model=kl_decoder", "--resolution=64", "--ranks=9"],
-            "latents of 8 rows cannot be cut into a band for each",
+            "latents of 8 rows cannot be cut into a slab for each",
         ),
         (["--model=kl_decoder", "--resolution=64", "--ranks=2", "--mode=input"], "gradient is not computed over ranks"),
         (["--model=kl_decoder", "--resolution=2048", "--ranks=2", "--memory=600MiB"], "give more memory"),

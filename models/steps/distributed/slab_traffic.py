@@ -2,7 +2,7 @@
 
 V = sum over exchanges of r w c e + (n - 1) 2 p c e for each attention + R(16 n g) for each normalisation, with
     r, w, c: rows of a map that other ranks read, its width and channels; e: bytes of a number;
-    n: ranks; p: positions of the band; g: groups, whose mean and squares are sent in float64;
+    n: ranks; p: positions of the slab; g: groups, whose mean and squares are sent in float64;
     R(m) = 2 (n - 1) / n m, the bytes that a rank sends in an all-reduce of m bytes.
 """
 
@@ -10,14 +10,14 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from models.steps.tiling.partition import all_reduce_bytes
-from models.streaming.bands import Band, even_bands, read_rows, rows_around
 from models.streaming.operations import Attention, Chain, Normalisation, Residual, channels_behind, norms_of
 from models.streaming.plans import Attended, ForwardPlan, Paired, Split, Step
+from models.streaming.slabs import Slab, even_slabs, read_rows, rows_around
 from models.streaming.work import pieces_of
 
 
 class Exchange(NamedTuple):
-    """Rows around each band that its rank gets.
+    """Rows around each slab that its rank gets.
 
     Attributes:
         scale, channels: of the map.
@@ -59,7 +59,7 @@ def sent_bytes(chain: Chain, plan: ForwardPlan, height: int, width: int, ranks: 
     Raises:
         InputError: there are fewer rows than ranks.
     """
-    bands = even_bands(height, ranks)
+    slabs = even_slabs(height, ranks)
     if ranks == 1:
         return [0]
     sums = sum(all_reduce_bytes(16 * ranks * norm.groups, ranks) for norm in _norms(chain))
@@ -70,15 +70,15 @@ def sent_bytes(chain: Chain, plan: ForwardPlan, height: int, width: int, ranks: 
         if isinstance(operation, Attention)
     ]
     sent = []
-    for rank, band in enumerate(bands):
-        numbers = (ranks - 1) * (band.stop - band.start) * sum(matrices)
-        numbers += sum(_sent_numbers(exchange, rank, width, bands) for exchange in of_all)
+    for rank, slab in enumerate(slabs):
+        numbers = (ranks - 1) * (slab.stop - slab.start) * sum(matrices)
+        numbers += sum(_sent_numbers(exchange, rank, width, slabs) for exchange in of_all)
         sent.append(sums + number_bytes * numbers)
     return sent
 
 
-def _sent_numbers(exchange: Exchange, rank: int, width: int, bands: Sequence[Band]) -> int:
-    rows = [band.rows(exchange.scale, exchange.rows) for band in bands]
+def _sent_numbers(exchange: Exchange, rank: int, width: int, slabs: Sequence[Slab]) -> int:
+    rows = [slab.rows(exchange.scale, exchange.rows) for slab in slabs]
     ranges = [read_rows(reader, rows[rank]) for other, reader in enumerate(rows) if other != rank]
     return sum(stop - start for start, stop in ranges) * exchange.scale * width * exchange.channels
 

@@ -1,8 +1,8 @@
-"""One decode over many ranks: exact, by row streams, with a band of rows on each rank.
+"""One decode over many ranks: exact, by row streams, with a slab of rows on each rank.
 
 The ranks have the same weights, and each its rows of the latents and of the image. In a decode they communicate
 
-  - before a pass over a map: the rows around each band that its convolutions need, from the ranks that have them;
+  - before a pass over a map: the rows around each slab that its convolutions need, from the ranks that have them;
   - after each pass that measures a normalisation: an all-reduce of every rank's means and squares of the groups;
   - in each attention: keys and values of each rank are sent to all others;
   - at the end: an all-reduce of the image's sum, so that all ranks take decisions from the same number.
@@ -18,16 +18,16 @@ from torch import Tensor
 
 from models.steps.decoding import StreamedForward
 from models.steps.distributed.collectives import Communicator
-from models.streaming.bands import Band, Ranks, even_bands, read_rows
+from models.streaming.slabs import Ranks, Slab, even_slabs, read_rows
 from models.streaming.statistics import NormStatistics
 from models.workload import Communication, Workload
 
 
 class ConnectedRanks(Ranks):
-    """The ranks of a communicator, with bands of about equal height.
+    """The ranks of a communicator, with slabs of about equal height.
 
-    While communication is suspended, the neighbours' rows are zeros, statistics are the band's own, and the other
-    bands' keys and values what happens to be in memory.
+    While communication is suspended, the neighbours' rows are zeros, statistics are the slab's own, and the other
+    slabs' keys and values what happens to be in memory.
 
     Args:
         height: of the latents of all ranks.
@@ -38,25 +38,25 @@ class ConnectedRanks(Ranks):
 
     def __init__(self, communicator: Communicator, height: int) -> None:
         self._communicator = communicator
-        self._bands = even_bands(height, communicator.ranks)
-        self.own = self._bands[communicator.rank]
+        self._slabs = even_slabs(height, communicator.ranks)
+        self.own = self._slabs[communicator.rank]
 
-    def band(self, rows: int) -> Band:
-        assert rows == self.own.stop - self.own.start, "these are not the rows of this rank's band"
+    def slab(self, rows: int) -> Slab:
+        assert rows == self.own.stop - self.own.start, "these are not the rows of this rank's slab"
         return self.own
 
     def exchange(self, first: Tensor, last: Tensor, scale: int, rows: int) -> tuple[Tensor, Tensor]:
-        rank, bands = self._communicator.rank, [band.rows(scale, rows) for band in self._bands]
-        own = bands[rank]
+        rank, slabs = self._communicator.rank, [slab.rows(scale, rows) for slab in self._slabs]
+        own = slabs[rank]
         if not self._communicator.is_active:
             return _zeros(first, own.own_start - own.start), _zeros(first, own.stop - own.own_stop)
         sent, heights = [], []
-        for other, band in enumerate(bands):
-            # Those above read this band's first rows, those below its last.
+        for other, slab in enumerate(slabs):
+            # Those above read this slab's first rows, those below its last.
             view, origin = (first, own.own_start) if other < rank else (last, own.own_stop - last.shape[2])
-            start, stop = read_rows(band, own) if other != rank else (origin, origin)
+            start, stop = read_rows(slab, own) if other != rank else (origin, origin)
             sent.append(view[:, :, start - origin : stop - origin].permute(0, 2, 3, 1))
-            start, stop = read_rows(own, band) if other != rank else (0, 0)
+            start, stop = read_rows(own, slab) if other != rank else (0, 0)
             heights.append(stop - start)
         _, channels, _, width = first.shape
         received = self._communicator.all_to_all(sent, [height * width * channels for height in heights])
@@ -75,13 +75,13 @@ class ConnectedRanks(Ranks):
         of_all[self._communicator.rank] = sums
         self._communicator.all_reduce(of_all)
         per_row = count // (self.own.stop - self.own.start)
-        statistics.replace([per_row * (band.stop - band.start) for band in self._bands], of_all)
+        statistics.replace([per_row * (slab.stop - slab.start) for slab in self._slabs], of_all)
 
     def gather(self, tokens: Tensor, scale: int) -> None:
         per_row = tokens.shape[1] // (scale * self.own.height)
-        for source, band in enumerate(self._bands):
+        for source, slab in enumerate(self._slabs):
             for matrix in tokens:
-                part = matrix[scale * band.start * per_row : scale * band.stop * per_row]
+                part = matrix[scale * slab.start * per_row : scale * slab.stop * per_row]
                 self._communicator.broadcast(part, source)
 
     def least(self, number: int | None) -> int | None:
@@ -90,7 +90,7 @@ class ConnectedRanks(Ranks):
         return None if value.isinf() else int(value)
 
 
-class BandedDecode(StreamedForward):
+class SlabDecode(StreamedForward):
     """The images of one batch of latents, of which this rank computes its rows.
 
     Args:

@@ -1,12 +1,12 @@
-"""Streams over a band of rows between those of its neighbours, in one process."""
+"""Streams over a slab of rows between those of its neighbours, in one process."""
 
 import pytest
 import torch
 from torch.nn.functional import conv2d
 
-from models.streaming.bands import Band, Ends, Rows, Surrounded, even_bands, read_rows, rows_around
 from models.streaming.operations import Convolution, Nearest, Residual, UpsamplingConvolution, row_before
 from models.streaming.rows import Pipeline, Selection, streams_of
+from models.streaming.slabs import Ends, Rows, Slab, Surrounded, even_slabs, read_rows, rows_around
 
 
 def convolution(side=3, kind=Convolution):
@@ -25,25 +25,25 @@ WAYS = {
 
 
 def streamed(features, operations, rows, strip_rows):
-    """The band's own rows of the output, strip by strip."""
+    """The slab's own rows of the output, strip by strip."""
     above, own, below = features[:, :, : rows.stop].split(
         [rows.own_start, rows.own_stop - rows.own_start, rows.stop - rows.own_stop], 2
     )
-    band, out = Surrounded(above[:, :, rows.start :], own, below, rows), rows.behind(operations)
+    slab, out = Surrounded(above[:, :, rows.start :], own, below, rows), rows.behind(operations)
     streams = streams_of(operations, {}, zeros=(rows.has_top, rows.has_bottom))
     selection = Selection(out.own_start - out.start, out.own_stop - out.own_start)
-    return list(Pipeline([*streams, selection]).passed(band.strips(strip_rows)))
+    return list(Pipeline([*streams, selection]).passed(slab.strips(strip_rows)))
 
 
 @pytest.mark.parametrize("operations", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("strip_rows", [1, 2, 5])
-def test_bands_with_rows_of_their_neighbours_are_the_whole_map_in_its_layout(operations, strip_rows):
+def test_slabs_with_rows_around_are_the_whole_map_in_its_layout(operations, strip_rows):
     features = torch.randn(1, 4, 11, 3, dtype=torch.float64).to(memory_format=torch.channels_last)
     (whole,) = streamed(features, operations, Rows(0, 11, 0, 11, 11), 11)
     strips = [
         strip
-        for band in even_bands(11, 4)
-        for strip in streamed(features, operations, band.rows(1, rows_around(operations)), strip_rows)
+        for slab in even_slabs(11, 4)
+        for strip in streamed(features, operations, slab.rows(1, rows_around(operations)), strip_rows)
     ]
     assert torch.allclose(torch.cat(strips, 2), whole, rtol=1e-13, atol=1e-13)
     # In another layout all that follows takes more time.
@@ -69,8 +69,8 @@ def test_rows_behind_operations_are_those_that_follow_from_the_rows_before():
     assert Rows(0, 12, 5, 7, 12).behind(operations) == Rows(0, 24, 10, 14, 24)
 
 
-def test_a_band_is_read_by_every_band_that_its_rows_reach():
-    first, second, last = (Band(start, start + 1, 3, 1).rows(2, 4) for start in range(3))
+def test_a_slab_is_read_by_every_slab_that_its_rows_reach():
+    first, second, last = (Slab(start, start + 1, 3, 1).rows(2, 4) for start in range(3))
     assert (first.start, first.stop) == (0, 6)
     assert read_rows(last, first) == (0, 2)
     assert read_rows(second, last) == (4, 6)

@@ -9,14 +9,14 @@ import torch
 from models.errors import InputError
 from models.kl_decoder import KLDecoder
 from models.steps.decoding import StreamedForward
-from models.steps.distributed.band_traffic import sent_bytes
-from models.steps.distributed.banded import BandedDecode, ConnectedRanks
 from models.steps.distributed.collectives import Communicator
+from models.steps.distributed.slab_decode import ConnectedRanks, SlabDecode
+from models.steps.distributed.slab_traffic import sent_bytes
 from models.steps.tiling.partition import all_reduce_bytes
 from models.streaming.arena import Arena
-from models.streaming.bands import even_bands
 from models.streaming.forward import ForwardPass
 from models.streaming.plans import Fused, Paired, Split, forward_plan, smallest_numbers
+from models.streaming.slabs import even_slabs
 from models.streaming.trace import trace
 from models.streaming.work import Extent
 from models.workload import Workload
@@ -41,7 +41,7 @@ def plan_of(chain, height, width, maps, ranks):
     return forward_plan(extent, max(int(maps * extent.size(len(chain.operations) - 1)), smallest_numbers(extent)))
 
 
-def band_of(chain, latents, strip_positions, maps):
+def slab_of(chain, latents, strip_positions, maps):
     """In a rank: its rows of the image."""
     communicator = Communicator.of_default_group()
     _, _, height, width = latents.shape
@@ -54,37 +54,37 @@ def band_of(chain, latents, strip_positions, maps):
     return image, communicator.sent_bytes
 
 
-def bands():
+def slabs():
     """In a rank: its rows of the images of all cases, those of a user's network last."""
     chain = trace(small_decoder(), 4)
-    of_decoder = [band_of(chain, latents_of(height, width), *further) for height, width, *further in CASES]
+    of_decoder = [slab_of(chain, latents_of(height, width), *further) for height, width, *further in CASES]
     own_chain = trace(own_network(), 2)
-    return [*of_decoder, *(band_of(own_chain, latents_of(5, 6, channels=2), 50, maps) for maps in (9.0, 0.0))]
+    return [*of_decoder, *(slab_of(own_chain, latents_of(5, 6, channels=2), 50, maps) for maps in (9.0, 0.0))]
 
 
 @cache
-def recorded_bands(ranks):
-    return in_ranks(ranks, bands)
+def recorded_slabs(ranks):
+    return in_ranks(ranks, slabs)
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
 @pytest.mark.parametrize("case", range(len(CASES)), ids=lambda index: "-".join(map(str, CASES[index])))
-def test_the_bands_of_all_ranks_are_the_image(ranks, case):
+def test_the_slabs_of_all_ranks_are_the_image(ranks, case):
     height, width, *_ = CASES[case]
-    image = torch.cat([recorded[case][0] for recorded in recorded_bands(ranks)], 2)
+    image = torch.cat([recorded[case][0] for recorded in recorded_slabs(ranks)], 2)
     with torch.no_grad():
         assert distance(image, small_decoder()(latents_of(height, width))) < 1e-12
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
 @pytest.mark.parametrize("case", [-2, -1])
-def test_the_bands_of_a_users_network_with_two_attentions_are_its_image(ranks, case):
-    image = torch.cat([recorded[case][0] for recorded in recorded_bands(ranks)], 2)
+def test_the_slabs_of_a_users_network_with_two_attentions_are_its_image(ranks, case):
+    image = torch.cat([recorded[case][0] for recorded in recorded_slabs(ranks)], 2)
     with torch.no_grad():
         assert distance(image, own_network()(latents_of(5, 6, channels=2))) < 1e-12
 
 
-class ExactDecode(BandedDecode):
+class ExactDecode(SlabDecode):
     _stored_as = staticmethod(lambda workload: torch.float64)
 
 
@@ -128,9 +128,9 @@ def test_a_decode_over_ranks_computes_images_and_loss_of_one_rank_and_sends_what
 
 
 def test_fewer_rows_than_ranks_are_refused_in_a_sentence():
-    with pytest.raises(InputError, match="latents of 2 rows cannot be cut into a band for each of 3 ranks; give at"):
+    with pytest.raises(InputError, match="latents of 2 rows cannot be cut into a slab for each of 3 ranks; give at"):
         ConnectedRanks(Communicator(0, 3, disabled=True), 2)
-    assert [band.stop - band.start for band in even_bands(8, 3)] == [2, 3, 3]
+    assert [slab.stop - slab.start for slab in even_slabs(8, 3)] == [2, 3, 3]
 
 
 def test_the_plans_of_these_tests_have_every_kind_of_step():

@@ -1,8 +1,8 @@
-"""One image over ranks: each has a band of consecutive rows, and gets what it needs of the others.
+"""One image over ranks: each has a slab (consecutive rows), and gets what it needs of the others.
 
-At every point of a chain a rank has the rows that its rows of the latents have become. A stream over a band starts with
-some rows of the neighbours on both sides. Every convolution of 3x3 loses the outermost of them, until the band's own
-rows are left; zeros are only beyond the image's own ends. Normalisations and attention span all bands.
+At every point of a chain a rank has the rows that its rows of the latents have become. A stream over a slab starts with
+some rows of the neighbours on both sides. Every convolution of 3x3 loses the outermost of them, until the slab's own
+rows are left; zeros are only beyond the image's own ends. Normalisations and attention span all slabs.
 """
 
 from abc import ABC, abstractmethod
@@ -21,11 +21,11 @@ from models.streaming.statistics import NormStatistics
 
 @dataclass(frozen=True)
 class Rows:
-    """Consecutive rows of a map that a stream gets or returns, and the band's own among them; numbers in the whole map.
+    """Consecutive rows of a map that a stream gets or returns, and the slab's own among them; numbers in the whole map.
 
     Attributes:
         start, stop: rows of the stream.
-        own_start, own_stop: rows of the band.
+        own_start, own_stop: rows of the slab.
         height: of the whole map.
     """
 
@@ -58,12 +58,12 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Band:
+class Slab:
     """The rows of the latents that one rank has.
 
     Attributes:
         height: of the latents of all ranks.
-        highest: rows of the highest band.
+        highest: rows of the highest slab.
     """
 
     start: int
@@ -73,7 +73,7 @@ class Band:
 
     @property
     def is_part(self) -> bool:
-        """Whether other ranks have bands too."""
+        """Whether other ranks have slabs too."""
         return self.stop - self.start < self.height
 
     def rows(self, scale: int, around: int = 0) -> Rows:
@@ -82,28 +82,28 @@ class Band:
         return Rows(max(0, start - around), min(height, stop + around), start, stop, height)
 
 
-def even_bands(height: int, ranks: int) -> list[Band]:
-    """Bands whose numbers of rows differ by one at most.
+def even_slabs(height: int, ranks: int) -> list[Slab]:
+    """Slabs whose numbers of rows differ by one at most.
 
     Raises:
         InputError: there are fewer rows than ranks.
     """
     if height < ranks:
         raise InputError(
-            f"latents of {height} rows cannot be cut into a band for each of {ranks} ranks; give at most {height}"
+            f"latents of {height} rows cannot be cut into a slab for each of {ranks} ranks; give at most {height}"
             " ranks, or decode a higher image"
         )
     cuts = [height * rank // ranks for rank in range(ranks + 1)]
-    return [Band(start, stop, height, -(-height // ranks)) for start, stop in pairwise(cuts)]
+    return [Slab(start, stop, height, -(-height // ranks)) for start, stop in pairwise(cuts)]
 
 
 def rows_around(operations: Sequence[Operation]) -> int:
-    """Rows of the input on both sides of a band that streams need to return all of the band's own rows."""
+    """Rows of the input on both sides of a slab that streams need to return all of the slab's own rows."""
     return -row_before(operations, 0)
 
 
 def read_rows(reader: Rows, owner: Rows) -> tuple[int, int]:
-    """The first of a band's rows that another band reads, and the row behind the last."""
+    """The first of a slab's rows that another slab reads, and the row behind the last."""
     start = max(reader.start, owner.own_start)
     return start, max(start, min(reader.stop, owner.own_stop))
 
@@ -112,25 +112,25 @@ class Ranks(ABC):
     """What a pass gets from the other ranks. Every rank makes the same calls in the same order."""
 
     @abstractmethod
-    def band(self, rows: int) -> Band:
-        """This rank's band, which has so many rows of the latents."""
+    def slab(self, rows: int) -> Slab:
+        """This rank's slab, which has so many rows of the latents."""
 
     @abstractmethod
     def exchange(self, first: Tensor, last: Tensor, scale: int, rows: int) -> tuple[Tensor, Tensor]:
-        """The neighbours' rows above and below the band, as many as there are up to `rows`.
+        """The neighbours' rows above and below the slab, as many as there are up to `rows`.
 
         Args:
-            first, last: of the band's own rows; as many each, or all if there are less.
+            first, last: of the slab's own rows; as many each, or all if there are less.
             scale: of the map, relative to the latents.
         """
 
     @abstractmethod
     def merge(self, statistics: NormStatistics) -> None:
-        """Make statistics of the band those of the whole map."""
+        """Make statistics of the slab those of the whole map."""
 
     @abstractmethod
     def gather(self, tokens: Tensor, scale: int) -> None:
-        """Overwrite the other bands' part of tokens with theirs.
+        """Overwrite the other slabs' part of tokens with theirs.
 
         Args:
             tokens: shape (count, positions, channels), of the positions of the whole map.
@@ -143,10 +143,10 @@ class Ranks(ABC):
 
 
 class OneRank(Ranks):
-    """A rank without others, whose band is the image."""
+    """A rank without others, whose slab is the image."""
 
-    def band(self, rows: int) -> Band:
-        return Band(0, rows, rows, rows)
+    def slab(self, rows: int) -> Slab:
+        return Slab(0, rows, rows, rows)
 
     def exchange(self, first: Tensor, last: Tensor, scale: int, rows: int) -> tuple[Tensor, Tensor]:
         del scale, rows
@@ -164,7 +164,7 @@ class OneRank(Ranks):
 
 @dataclass(frozen=True)
 class Surrounded:
-    """A band of a map, between the rows of its neighbours.
+    """A slab of a map, between the rows of its neighbours.
 
     Attributes:
         above, below: shape (1, channels, rows, width), maybe without rows.
