@@ -5,10 +5,12 @@ python -m benchmarks.plan --model=sdxl,flux1,sd_vae --resolution=1024,2048,7680x
 python -m benchmarks.plan --model=resnet50,vgg16 --mode=forward,training --batch=1,16,64 [--resolution=224]
 python -m benchmarks.plan --model=resnet50 --batch=16 --ranks=2,8 [--record=PATH] [--rate=400images/s --link=50GB/s]
 python -m benchmarks.plan --model=vgg19 --resolution=7680x4320 --ranks=2,8 [--rate=12iterations/min --link=50GB/s]
+python -m benchmarks.plan --model=kl_decoder --resolution=7680x4320 --ranks=2,8 [--memory=24GiB] [--rate=... --link=...]
 
 Style models get a row for every strategy and precision. Classifiers get a row for every mode and batch, denoisers and
 decoders for every resolution, mode, precision (float32 and bfloat16) and batch, with the memory at its peak split into
-parameters, gradients, optimiser state (momentum of SGD, moments of AdamW) and activations (everything else). A model
+parameters, gradients, optimiser state (momentum of SGD, moments of AdamW) and activations (everything else). Decoders
+also get rows for --strategy=streamed: without a limit of memory, with --memory, and with the least that works. A model
 counts as a classifier if it has no style network, or with --mode or --batch; --model=all means all classifiers.
 
 Prints the memory of tensors on an accelerator, and the cards that are large enough: a cell may use the memory of a card
@@ -16,10 +18,10 @@ less a reserve. --memory adds a card to these, and limits the tiles; without it 
 512 px. Needs no device, and takes seconds; of large generators seconds a row, and a row of their training takes up to a
 minute on a busy core.
 
-With --ranks, several devices share the work: data-parallel training of a classifier, or the tiles of an image. Prints
-the memory of a rank, the bytes that it sends per iteration, and the predicted rate. The rate of a single rank and the
-bandwidth are given (--rate, --link) or come from a record file (--record). Formulae and sources:
-fixtures/planning/scaling.py.
+With --ranks, several devices share the work: data-parallel training of a classifier, the tiles of an image, or a decode
+by row streams in slabs. Prints the memory of a rank, the bytes that it sends per iteration, and the predicted rate. The
+rate of a single rank and the bandwidth are given (--rate, --link) or come from a record file (--record). Formulae and
+sources: fixtures/planning/scaling.py.
 """
 
 import argparse
@@ -30,6 +32,7 @@ from typing import TypeVar
 
 from benchmarks.cli import argument_type, parser_of, run
 from fixtures import parsing
+from fixtures.planning.decoders import decode_plan, streamed_plan
 from fixtures.planning.generators import GeneratorPlanOptions, generator_plan
 from fixtures.planning.scaling import GroupPlanOptions
 from fixtures.planning.style import StylePlanOptions, image_plan, style_plan
@@ -60,8 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _plan(options: argparse.Namespace) -> list[str]:
     generators = [model for model in options.model if model in _GENERATORS]
     if generators:
-        return generator_plan(_generator_options(options, generators), _show_progress)
-    group = None if options.ranks is None else _group_options(options)
+        generator_options = _generator_options(options, generators)
+        if options.ranks is not None:
+            return decode_plan(generator_options, _group_options(options))
+        return [*generator_plan(generator_options, _show_progress), *streamed_plan(generator_options)]
+    group = None if options.ranks is None else _training_group_options(options)
     if _plans_classifiers(options):
         classifiers = _classifier_options(options)
         return classifier_plan(classifiers) if group is None else training_plan(classifiers, group)
@@ -93,8 +99,6 @@ def _generator_options(options: argparse.Namespace, generators: Sequence[str]) -
         )
     if options.resolution is None:
         raise InputError("a generator needs a size; give --resolution=SIDE or --resolution=WIDTHxHEIGHT")
-    if options.ranks is not None:
-        raise InputError("ranks share the training of a classifier or the tiles of an image; leave --ranks out")
     return GeneratorPlanOptions(
         tuple(generators),
         options.resolution,
@@ -140,9 +144,13 @@ def _classifier_options(options: argparse.Namespace) -> ClassifierPlanOptions:
     )
 
 
-def _group_options(options: argparse.Namespace) -> GroupPlanOptions:
+def _training_group_options(options: argparse.Namespace) -> GroupPlanOptions:
     if options.mode not in (None, ("training",)):
         raise InputError("ranks share training, not a forward pass; leave --mode out, or give --mode=training")
+    return _group_options(options)
+
+
+def _group_options(options: argparse.Namespace) -> GroupPlanOptions:
     record = None if options.record is None else read_record(options.record)
     return GroupPlanOptions(options.ranks, options.link, options.rate, record)
 

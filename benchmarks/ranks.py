@@ -48,7 +48,7 @@ from models import api
 from models.errors import InputError
 
 # Networks by the catalog that a benchmark's marker names.
-_CATALOGS = {"classifiers": api.CLASSIFIERS, "denoisers": api.DENOISERS}
+_CATALOGS = {"classifiers": api.CLASSIFIERS, "denoisers": api.DENOISERS, "decoders": api.DECODERS}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,8 +2,9 @@
 
 A rank is a process with its own device, or on cpu with its share of the cores. torch's elastic launcher starts the
 ranks. They communicate through NCCL between GPUs and through gloo between cpus. Weak scaling: each rank has `--batch`
-images. Strong scaling: the group has `--batch` images. Image: the tiles of one image are distributed over the ranks.
-A classifier or a denoiser is trained by DistributedDataParallel; images/s are images trained with, not images made.
+images. Strong scaling: the group has `--batch` images. Image: the tiles of one image, or slabs of rows of one decode,
+are distributed over the ranks. A classifier or a denoiser is trained by DistributedDataParallel; images/s are images
+trained with, not images made; of a decoder they are decodes.
 
 Inside the clock: one iteration of all ranks, from idle devices to idle devices; the time is that of the slowest rank.
 Outside: start of the ranks, weights, warm-up, synchronisation of the clocks. Efficiency is the rate of the group over
@@ -68,4 +69,17 @@ def test_data_parallel_denoise_strong(cell: Cell, measure_group: MeasureGroup) -
     without=("strategy",),
 )
 def test_tiled_over_ranks(cell: Cell, measure_group: MeasureGroup) -> None:
+    measure_group(cell)
+
+
+@pytest.mark.matrix(
+    scaling="image",
+    step="slab_decode",
+    catalog="decoders",
+    model=("kl_decoder_s",),
+    resolution=(512,),
+    fixed={"mode": "forward", "strategy": "streamed"},
+    without=("optimizer", "strategy"),
+)
+def test_decode_over_ranks(cell: Cell, measure_group: MeasureGroup) -> None:
     measure_group(cell)

@@ -43,6 +43,7 @@ STEPS = {
     "data_parallel_training": "models.steps.distributed.data_parallel:DataParallelTraining",
     "data_parallel_denoising": "models.steps.distributed.data_parallel:DataParallelDenoising",
     "sharded_style_iteration": "models.steps.distributed.sharded:ShardedStyleIteration",
+    "slab_decode": "models.steps.distributed.slab_decode:SlabDecode",
     "middle_shard": "models.steps.distributed.sharded:MiddleShard",
 }
 
@@ -54,6 +55,7 @@ STEP_KINDS = {
     "tiled_decode": "tiling",
     "data_parallel_training": "classification",
     "data_parallel_denoising": "denoise",
+    "slab_decode": "decode",
     "input_pipeline": "input",
     **dict.fromkeys(
         ("copy", "matrix_product", "convolution", "transfer", "launch", "elements", "images"), "device_limit"
@@ -263,7 +265,7 @@ def streaming_plan(work: "Workload") -> dict[str, Any]:
     """
     from models.steps.decoding import streaming_plan as plan
 
-    return plan(work).facts()
+    return plan(work).plan.facts()
 
 
 def working_attention_kernels(device: str) -> list[str]:

@@ -5,6 +5,7 @@ computed again, follows from `Workload.memory_bytes`. The images of a batch are 
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,16 +14,22 @@ from torch import Tensor, nn
 
 from models.errors import InputError, Unsupported
 from models.generators import Generator
+from models.steps.distributed.slab_traffic import sent_bytes
 from models.steps.generators import Decode, GeneratorStep, InputGradient, step_of_mode
 from models.steps.loss_scale import first_scale
 from models.steps.objectives import frozen_type
+from models.steps.tiling.partition import all_reduce_bytes
+from models.streaming.arena import STRIP_POSITIONS
 from models.streaming.decoder import Plan, StreamedDecoder, TooLittleMemory, plan_for
 from models.streaming.operations import Chain
+from models.streaming.slabs import OneRank, Ranks, even_slabs
 from models.streaming.trace import trace
 from models.workload import Step, Workload, resolve
 
 # Reported parts of an iteration.
 _PARTS = 1000
+# Of the sum of all ranks' pixels, which they exchange at the end.
+_SUM_BYTES = 4
 # Code, heap and scratch memory of the libraries, which are counted as the cell's on a cpu.
 _LIBRARY_BYTES = 128 * 2**20
 
@@ -44,10 +51,15 @@ class StreamedForward(Decode):
 
     def __init__(self, workload: Workload) -> None:
         super().__init__(workload)
-        self._streams = _Streams(self, workload)
+        ranks = self._ranks_of_image()  # may shorten the latents
+        self._streams = Streams(self, workload, ranks)
 
     def on_progress(self, report: Callable[[int, int], None]) -> None:
         self._streams.report = report
+
+    def _ranks_of_image(self) -> Ranks:
+        """The ranks that compute the images together."""
+        return OneRank()
 
     def _iterate(self) -> None:
         with torch.inference_mode(), self._computing():
@@ -63,7 +75,7 @@ class StreamedInputGradient(InputGradient):
     def __init__(self, workload: Workload) -> None:
         super().__init__(workload)
         self._latents = self._latents.detach()
-        self._streams = _Streams(self, workload)
+        self._streams = Streams(self, workload, OneRank())
 
     def on_progress(self, report: Callable[[int, int], None]) -> None:
         self._streams.report = report
@@ -86,28 +98,34 @@ class StreamedInputGradient(InputGradient):
         self._loss = total / numbers
 
 
-class _Streams:
-    """What both steps have: the decoder for one image, and the images of a batch."""
+class Streams:
+    """What both steps have: the decoder for one image, or a slab of it, and the images of a batch.
 
-    def __init__(self, step: GeneratorStep, workload: Workload) -> None:
+    Attributes:
+        channels: of the image.
+    """
+
+    def __init__(self, step: GeneratorStep, workload: Workload, ranks: Ranks) -> None:
         self._latents = step.latents
         self.report: Callable[[int, int], None] = _no_report
         chain = _chain_of(step.network)
-        self._scale, self._channels = chain.scales[-1], chain.channels[-1]
-        # The decoder plans for one image; those of the batch beside it are there as well.
-        others = (len(self._latents) - 1) * self._channels * workload.width * workload.height
-        left = _memory_left(step.network, self._latents, others, workload)
+        self._scale, self.channels = chain.scales[-1], chain.channels[-1]
         height, width = self._latents.shape[2:]
+        # The decoder plans for one image; those of the batch beside it are there as well.
+        others = (len(self._latents) - 1) * self.channels * self._scale**2 * height * width
+        left = _memory_left(step.network, self._latents, others, workload)
         try:
             gradient = workload.mode == "input"
-            self.decoder = StreamedDecoder(chain, height, width, self._latents.detach(), left, gradient)
+            self.decoder = StreamedDecoder(
+                chain, height, width, self._latents.detach(), left, gradient, STRIP_POSITIONS, ranks
+            )
         except TooLittleMemory as error:
             raise MemoryError(str(error)) from error  # a result, as any other image that does not fit
 
     def images(self, batch: int = 0) -> Tensor:
         """Uninitialised images, of the whole batch by default."""
         height, width = (self._scale * side for side in self._latents.shape[2:])
-        return self._latents.new_empty(batch or len(self._latents), self._channels, height, width)
+        return self._latents.new_empty(batch or len(self._latents), self.channels, height, width)
 
     def pairs(self, images: Tensor) -> Iterator[tuple[Tensor, Tensor, Callable[[float], None]]]:
         """For each image of the batch its latents, itself, and what takes the share of it that is done."""
@@ -121,20 +139,44 @@ class _Streams:
             self.report(done, _PARTS * len(self._latents))
 
 
-def streaming_plan(workload: Workload) -> Plan:
+@dataclass(frozen=True)
+class WorkloadPlan:
+    """The plan of a workload with strategy `streamed`, of ranks that of the one with the highest slab.
+
+    Attributes:
+        resident_bytes: of weights, latents and the other images of a batch, beside the plan's.
+        sent_bytes: by the rank that sends the most.
+    """
+
+    plan: Plan
+    resident_bytes: int
+    sent_bytes: int
+
+    @property
+    def peak_bytes(self) -> int:
+        """Of all tensors, predicted."""
+        return self.resident_bytes + self.plan.peak_bytes
+
+
+def streaming_plan(workload: Workload) -> WorkloadPlan:
     """The plan of a workload with strategy `streamed`.
 
     Raises:
-        InputError: the network cannot be streamed, or no plan fits.
+        InputError: the network cannot be streamed, no plan fits, or there are fewer rows than ranks.
     """
     network: Generator = resolve(workload.model)()
     dtype = frozen_type(workload.precision)
-    height, width = (side // network.latent_px for side in (workload.height, workload.width))
+    image_height, width = (side // network.latent_px for side in (workload.height, workload.width))
+    height = even_slabs(image_height, workload.ranks)[0].highest
     latents = torch.empty(workload.batch, network.latent_channels, height, width, dtype=dtype, device="meta")
     chain = trace(network.to(dtype), network.latent_channels)
-    others = (workload.batch - 1) * chain.channels[-1] * workload.width * workload.height
+    others = (workload.batch - 1) * chain.channels[-1] * chain.scales[-1] ** 2 * height * width
     left = _memory_left(network, latents, others, workload)
-    return plan_for(chain, height, width, dtype, left, workload.mode == "input")
+    of_slab = image_height if workload.ranks > 1 else 0
+    plan = plan_for(chain, height, width, dtype, left, workload.mode == "input", STRIP_POSITIONS, of_slab)
+    sent = sent_bytes(chain, plan.forward, image_height, width, workload.ranks, dtype.itemsize)
+    last_sum = all_reduce_bytes(_SUM_BYTES, workload.ranks)
+    return WorkloadPlan(plan, _resident_bytes(network, latents, others), workload.batch * max(sent) + last_sum)
 
 
 def _chain_of(network: Generator) -> Chain:
@@ -148,9 +190,12 @@ def _memory_left(network: nn.Module, latents: Tensor, others: int, workload: Wor
     """Bytes of the workload's memory for the decode, without weights, latents and the other images of a batch."""
     if not workload.memory_bytes:
         return None
+    return workload.memory_bytes - _resident_bytes(network, latents, others) - _LIBRARY_BYTES
+
+
+def _resident_bytes(network: nn.Module, latents: Tensor, others: int) -> int:
     taken: Any = [*network.parameters(), latents]
-    used = sum(tensor.numel() * tensor.element_size() for tensor in taken)
-    return workload.memory_bytes - used - others * latents.element_size() - _LIBRARY_BYTES
+    return sum(tensor.numel() * tensor.element_size() for tensor in taken) + others * latents.element_size()
 
 
 def _no_report(done: int, total: int) -> None:

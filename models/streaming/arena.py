@@ -36,10 +36,9 @@ class Arena:
         """An uninitialised map without gaps whose last number is the arena's last."""
         return self.map(channels, height, width, offset=self._memory.numel() - channels * height * width)
 
-    def matrices(self, count: int, like: Tensor, offset: int) -> Tensor:
-        """Uninitialised matrices for a map's numbers, shape (count, positions, channels)."""
-        size = count * like.numel()
-        return self._memory[offset : offset + size].view(count, -1, like.shape[1])
+    def matrices(self, count: int, positions: int, channels: int, offset: int) -> Tensor:
+        """Uninitialised matrices, shape (count, positions, channels)."""
+        return self._memory[offset : offset + count * positions * channels].view(count, positions, channels)
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether a tensor lies in this arena."""

@@ -6,7 +6,7 @@ need O(n^2) memory"): on a cpu in bfloat16 that is faster than the fused kernel,
 not take heads of 512 numbers in every precision.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -20,18 +20,30 @@ CHUNK = 1024
 KEY_CHUNK = 8192
 
 
-def attend(operation: Attention, features: Tensor, keys: Tensor, values: Tensor, statistics: Statistics) -> None:
-    """Overwrite a map with the operation's output.
+def attend(
+    operation: Attention,
+    features: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    statistics: Statistics,
+    first: int = 0,
+    gather: Callable[[], None] = lambda: None,
+) -> None:
+    """Overwrite a map, or a slab of it, with the operation's output.
 
     Args:
-        features: the map, shape (1, channels, height, width), without gaps between rows.
-        keys, values: memory for as many numbers each, shape (positions, channels).
+        features: the map or slab, shape (1, channels, height, width), without gaps between rows.
+        keys, values: memory for those of all the map's positions, shape (positions, channels).
         statistics: of the operation's normalisation, complete.
+        first: of the map's positions, the slab's first.
+        gather: completes keys and values, in which those of the slab have been set.
     """
     tokens = tokens_of(features)
+    own_keys, own_values = (matrix[first : first + tokens.shape[0]] for matrix in (keys, values))
     for part in _chunks(tokens.shape[0]):
         normalised = _normalised(operation, tokens[part], statistics)
-        keys[part], values[part] = operation.key(normalised), operation.value(normalised)
+        own_keys[part], own_values[part] = operation.key(normalised), operation.value(normalised)
+    gather()
     for part in _chunks(tokens.shape[0]):
         queries = operation.query(_normalised(operation, tokens[part], statistics))
         tokens[part] += operation.out(_attended(queries, keys, values))

@@ -15,6 +15,7 @@ from models.streaming.gradient import GradientPass
 from models.streaming.gradient_plans import GradientPlan, gradient_plan, smallest_gradient_numbers
 from models.streaming.operations import Chain, image_bytes
 from models.streaming.plans import ForwardPlan, forward_plan, smallest_numbers
+from models.streaming.slabs import OneRank, Ranks, rows_around
 from models.streaming.work import Extent, portions
 
 # Strips that streams hold at a time, in the largest maps' channels; measured (tests/models/steps/test_decoding.py).
@@ -26,7 +27,15 @@ _PRODUCTS, _PRODUCTS_BACK, _PLAIN_PRODUCTS_BACK = 2, 7, 5
 
 
 class TooLittleMemory(InputError):
-    """No plan fits the budget. The message says what the smallest takes."""
+    """No plan fits the budget. The message says what the smallest takes.
+
+    Attributes:
+        missing_bytes: how much more memory the smallest takes.
+    """
+
+    def __init__(self, message: str, missing_bytes: int) -> None:
+        super().__init__(message)
+        self.missing_bytes = missing_bytes
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,7 @@ class Plan:
         peak_bytes: predicted, beside the network's weights and the latents.
         relative_convolutions: work of all convolutions, relative to that of the network as it is.
         relative_work: of convolutions and attention.
+        work: multiply-adds of convolutions and attention.
     """
 
     forward: ForwardPlan
@@ -48,6 +58,7 @@ class Plan:
     peak_bytes: int
     relative_convolutions: float
     relative_work: float
+    work: int
 
     def facts(self) -> dict[str, Any]:
         """The figures for a record."""
@@ -67,13 +78,15 @@ def plan_for(
     memory_bytes: int | None = None,
     gradient: bool = False,
     strip_positions: int = STRIP_POSITIONS,
+    image_height: int = 0,
 ) -> Plan:
     """The plan with the least work within a budget.
 
     Args:
-        height, width: of the latents.
+        height, width: of the latents, or of a slab of them.
         memory_bytes: for everything but the network's weights and the latents; None for no limit.
         gradient: whether the gradient to the latents is computed too.
+        image_height: of the latents of which these are a slab; 0 if they are no slab.
 
     Raises:
         InputError: the latents have no positions.
@@ -81,19 +94,21 @@ def plan_for(
     """
     if height < 1 or width < 1:
         raise InputError(f"latents of {width}x{height} positions have no image; give at least 1x1")
-    extent = Extent(chain, height, width)
+    extent = Extent(chain, height, width, image_height)
     beside = _bytes_beside_arena(extent, dtype, gradient, strip_positions)
     numbers = float("inf") if memory_bytes is None else (memory_bytes - beside) // dtype.itemsize
     forward = forward_plan(extent, numbers)
     backward = gradient_plan(extent, numbers) if gradient else None
     if forward is None or (gradient and backward is None):
         least = max(smallest_numbers(extent), smallest_gradient_numbers(extent) if gradient else 0)
-        needed = (beside + least * dtype.itemsize) / 2**30
+        needed = beside + least * dtype.itemsize
         assert memory_bytes is not None
         raise TooLittleMemory(
-            f"the smallest plan for an image of {width * chain.scales[-1]}x{height * chain.scales[-1]} px takes"
-            f" {needed:.2f} GiB beside weights and latents, and {memory_bytes / 2**30:.2f} GiB are left for it; give"
-            " more memory, or decode a smaller image"
+            f"the smallest plan for {'a slab' if image_height else 'an image'} of"
+            f" {width * chain.scales[-1]}x{height * chain.scales[-1]} px takes"
+            f" {needed / 2**30:.2f} GiB beside weights and latents, and {memory_bytes / 2**30:.2f} GiB are left for it;"
+            " give more memory, or decode a smaller image",
+            needed - memory_bytes,
         )
     return _plan(extent, forward, backward, beside, dtype)
 
@@ -116,6 +131,7 @@ def _plan(extent: Extent, forward: ForwardPlan, backward: GradientPlan | None, b
         beside + numbers * dtype.itemsize,
         convolutions / plain,
         (convolutions + attention) / (plain + plain_attention),
+        convolutions + attention,
     )
 
 
@@ -128,7 +144,20 @@ def _bytes_beside_arena(extent: Extent, dtype: torch.dtype, gradient: bool, stri
     wide = max(extent.row(point) for point in range(len(chain.channels)))
     strip = max(2 * wide, strip_positions * max(chain.channels))
     strips = (_GRADIENT_STRIPS if gradient else _FORWARD_STRIPS) * strip
-    return images + (kept + strips) * dtype.itemsize
+    return images + (kept + strips + _halo_numbers(extent)) * dtype.itemsize
+
+
+def _halo_numbers(extent: Extent) -> int:
+    """The most numbers of neighbours' rows that a step of a slab has, with its own rows that it sends."""
+    if not extent.image_height:
+        return 0
+    ranges = portions(extent.chain)
+    needed = (
+        rows_around(extent.chain.operations[point:stop]) * extent.row(point)
+        for start, stop in ranges
+        for point in range(start, stop)
+    )
+    return 4 * max(needed)
 
 
 class StreamedDecoder:
@@ -136,9 +165,11 @@ class StreamedDecoder:
 
     Args:
         chain: of `models.streaming.trace.trace`; its weights are used as they are.
-        height, width: of the latents.
+        height, width: of the latents, or of this rank's slab of them.
         like: a tensor with the type and device of the latents.
         memory_bytes, gradient, strip_positions: as in `plan_for`.
+        ranks: those among which the latents are cut into slabs. All get the plan of the highest slab, and the memory
+            of the rank with the least.
 
     Raises:
         InputError: as `plan_for`.
@@ -153,8 +184,21 @@ class StreamedDecoder:
         memory_bytes: int | None = None,
         gradient: bool = False,
         strip_positions: int = STRIP_POSITIONS,
+        ranks: Ranks | None = None,
     ) -> None:
-        self.plan = plan_for(chain, height, width, like.dtype, memory_bytes, gradient, strip_positions)
+        self._ranks = ranks = ranks or OneRank()
+        slab = ranks.slab(height)
+        assert not (gradient and slab.is_part), "gradients are not computed over ranks"
+        self.plan = plan_for(
+            chain,
+            slab.highest,
+            width,
+            like.dtype,
+            ranks.least(memory_bytes),
+            gradient,
+            strip_positions,
+            slab.height if slab.is_part else 0,
+        )
         self._chain, self._strip_positions = chain, strip_positions
         self._arena = Arena(self.plan.numbers, like)
 
@@ -191,7 +235,9 @@ class StreamedDecoder:
             return result
 
     def _forward(self, latents: Tensor, image: Tensor, keep: bool, progress: Callable[[float], None]) -> ForwardPass:
-        forward = ForwardPass(self._chain, self.plan.forward, self._arena, self._strip_positions, keep, progress)
+        forward = ForwardPass(
+            self._chain, self.plan.forward, self._arena, self._strip_positions, keep, progress, self._ranks
+        )
         forward(*_shortened(latents, image))
         return forward
 

@@ -1,7 +1,7 @@
-"""Computes an image from latents by the steps of a plan, in one arena."""
+"""Computes an image from latents, or a slab of it over ranks, by the steps of a plan, in one arena."""
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ from models.streaming.operations import (
     row_before,
 )
 from models.streaming.plans import Attended, ForwardPlan, Fused, Paired, Split, Step, pair_row
-from models.streaming.rows import Measurement, Pipeline, pointwise, streams_of, streams_to, unmeasured
+from models.streaming.rows import Measurement, Pipeline, Selection, Stream, path_to, pointwise, streams_of, unmeasured
+from models.streaming.slabs import Ends, OneRank, Ranks, Rows, Surrounded, ends_of, flagged, rows_around
 from models.streaming.statistics import NormStatistics
 from models.streaming.work import Extent, pieces_of
 
@@ -46,6 +47,7 @@ class ForwardPass:
         arena: of the size that the plan needs.
         strip_positions: about how many positions a strip has; all results are the same.
         progress: called with the share of the strips' work that is done.
+        ranks: those of whose image this one computes a slab.
 
     Attributes:
         statistics: of all normalisations, complete after the call.
@@ -60,21 +62,23 @@ class ForwardPass:
         strip_positions: int = STRIP_POSITIONS,
         keep_outputs_of_attention: bool = False,
         progress: Callable[[float], None] = no_progress,
+        ranks: Ranks | None = None,
     ) -> None:
         self._chain, self._plan, self._arena, self._strip_positions = chain, plan, arena, strip_positions
-        self._keeps, self._progress = keep_outputs_of_attention, progress
+        self._keeps, self._progress, self._ranks = keep_outputs_of_attention, progress, ranks or OneRank()
         self.statistics = empty_statistics(chain)
         self.outputs_of_attention: dict[int, Tensor] = {}
         self._done, self._total = 0, max(1, plan.work)
 
     def __call__(self, latents: Tensor, image: Tensor) -> None:
-        """Compute the image of latents.
+        """Compute the image of latents, or its slab of a slab.
 
         Args:
             latents: shape (1, channels, height, width).
             image: is overwritten; shape (1, channels, scale x height, scale x width).
         """
         features, self._extent = latents, Extent(self._chain, *latents.shape[2:])
+        self._slab = self._ranks.slab(latents.shape[2])
         for step in self._plan.steps:
             out = image if step.stop == len(self._chain.operations) else None
             if isinstance(step, Attended):
@@ -104,28 +108,70 @@ class ForwardPass:
                 features = self._arena.moved_to_end(features)
         operations = self._chain.operations[step.start : step.stop]
         rows = self.rows_per_strip(features, step.start, step.stop)
-        self.write(lambda: strips(features, rows), operations, out, self._norm_at(step.stop))
+        source = self._surrounded(features, step.start, operations)
+        self._write(lambda: source.strips(rows), source.rows, operations, out, self._norm_at(step.stop))
         return out
 
-    def write(
-        self, source: Callable[[], Strips], operations: Sequence[Operation], out: Tensor, norm: Normalisation | None
+    def _write(
+        self,
+        source: Callable[[], Strips],
+        rows: Rows,
+        operations: Sequence[Operation],
+        out: Tensor,
+        norm: Normalisation | None,
+        ends: Ends | None = None,
     ) -> None:
         """Measure the operations' normalisations, then write their output, and measure it for the next one.
 
         Args:
             source: starts a pass over the input.
+            rows: of the input.
             out: takes as many of the first rows as it has.
+            ends: takes the first and last rows.
         """
         while (target := unmeasured(operations, self.statistics)) is not None:
-            statistics = self.statistics[target]
-            streams = [*streams_to(operations, target, self.statistics), Measurement(statistics)]
+            streams = [*self._streams(path_to(operations, target), rows), Measurement(self.statistics[target])]
             for _ in Pipeline(streams).passed(source()):
                 pass
-            statistics.finish()
+            self._finish(target)
         row = 0
-        for rows in Pipeline(streams_of(operations, self.statistics)).passed(source()):
-            row = self._put(rows, out, row, norm)
+        for strip in Pipeline(self._streams(operations, rows)).passed(source()):
+            if ends is not None:
+                ends.add(strip)
+            row = self._put(strip, out, row, norm)
         self._finish(norm)
+
+    def _streams(self, operations: Sequence[Operation], rows: Rows, skipped: int = 0) -> list[Stream]:
+        """The streams of operations on these rows, of whose output the slab's own rows are left.
+
+        Args:
+            skipped: how many of the own rows are left out, from the first.
+        """
+        streams = streams_of(operations, self.statistics, zeros=(rows.has_top, rows.has_bottom))
+        out = rows.behind(operations)
+        first = out.own_start + skipped
+        if (first, out.own_stop) != (out.start, out.stop):
+            streams.append(Selection(first - out.start, out.own_stop - first))
+        return streams
+
+    def _surrounded(self, features: Tensor, point: int, operations: Sequence[Operation]) -> Surrounded:
+        """A map with the rows of the neighbours that operations on it need."""
+        rows = self._around(operations)
+        above, below = self._exchanged(ends_of(features, rows), point, rows)
+        return Surrounded(above, features, below, self._rows(point, rows))
+
+    def _around(self, operations: Sequence[Operation]) -> int:
+        return rows_around(operations) if self._slab.is_part else 0
+
+    def _exchanged(self, ends: tuple[Tensor, Tensor], point: int, rows: int) -> tuple[Tensor, Tensor]:
+        """The neighbours' rows above and below a map of which these are the ends."""
+        first, last = ends
+        if not rows:
+            return first[:, :, :0], last[:, :, :0]
+        return self._ranks.exchange(first, last, self._chain.scales[point], rows)
+
+    def _rows(self, point: int, around: int) -> Rows:
+        return self._slab.rows(self._chain.scales[point], around)
 
     def _put(self, rows: Tensor, out: Tensor, row: int, norm: Normalisation | None) -> int:
         """Write rows from `row` on; the row behind them."""
@@ -138,6 +184,7 @@ class ForwardPass:
 
     def _finish(self, norm: Normalisation | None) -> None:
         if norm is not None:
+            self._ranks.merge(self.statistics[norm])
             self.statistics[norm].finish()
 
     def _paired(self, step: Step, features: Tensor, out: Tensor | None) -> Tensor:
@@ -155,61 +202,75 @@ class ForwardPass:
 
         inner, done = features, 0
         for piece, following in zip([first, *middle], [*middle, last], strict=True):
-            streams, before = streams_of(piece, self.statistics), inner
-            inner_channels = channels_behind(Residual("", piece, None), before.shape[1])
+            before = self._surrounded(inner, step.start, piece)
+            inner_channels = channels_behind(Residual("", piece, None), inner.shape[1])
             inner = self._arena.map(inner_channels, height, width, row, channels * width)
             inner_norm, done = first_norm(following[0]), 0
-            for strip in Pipeline(streams).passed(strips(before, rows)):
+            for strip in Pipeline(self._streams(piece, before.rows)).passed(before.strips(rows)):
                 part = slice(done, done + strip.shape[2])
-                if before is features and residual.shortcut is not None:
+                if before.own is features and residual.shortcut is not None:
                     shortcut[:, :, part] = pointwise(residual.shortcut)(features[:, :, part])
                 done = self._put(strip, inner, done, inner_norm)
             self._finish(inner_norm)
         out, done = shortcut if out is None else out, 0
-        for strip in Pipeline(streams_of(last, self.statistics)).passed(strips(inner, rows)):
+        before = self._surrounded(inner, step.start, last)
+        for strip in Pipeline(self._streams(last, before.rows)).passed(before.strips(rows)):
             total = strip.add_(shortcut[:, :, done : done + strip.shape[2]])
             done = self._put(total, out, done, norm)
         self._finish(norm)
         return out
 
     def _split(self, step: Split, features: Tensor, image: Tensor) -> Tensor:
-        chain, statistics = self._chain, self.statistics
-        source = self._arena.moved_to_end(features)
-        # A map of another height than the plan's, as in predictions, is cut in proportion.
-        kept = max(1, step.kept_rows * source.shape[2] // step.rows)
-        first = max(0, row_before(chain.operations[step.start : step.points[-1]], kept))
-        rows = self.rows_per_strip(source, step.start, step.stop)
+        chain, point = self._chain, step.points[0]
+        # A map of another height than the plan's, as in predictions and of a slab, is cut in proportion.
+        kept = max(1, step.kept_rows * features.shape[2] // step.rows)
+        rows = self.rows_per_strip(features, step.start, step.stop)
         scale = chain.scales[step.stop] // chain.scales[step.start]
-        height, width = scale * source.shape[2], scale * source.shape[3]
-        point = step.points[0]
+        to_points = chain.operations[step.start : step.points[-1]]
+        source = self._surrounded(self._arena.moved_to_end(features), step.start, to_points)
+        own, height, width = source.rows, scale * features.shape[2], scale * features.shape[3]
+        first = max(0, own.own_start - own.start + row_before(to_points, kept))
+        again = Rows(own.start + first, own.stop, own.own_start, own.own_stop, own.height)
+        segments = list(pairwise([*step.points, step.stop]))
         features = self._arena.map(chain.channels[point], kept, width)
-        self.write(lambda: strips(source, rows), chain.operations[step.start : point], features, self._norm_at(point))
 
-        def whole(point: int) -> Strips:
-            yield from ((strip, last and kept == height) for strip, last in strips(features, scale * rows))
-            skipped, done = kept - scale * first, kept
-            if done == height:
-                return
-            again = streams_of(chain.operations[step.start : point], statistics)
-            for strip in Pipeline(again).passed(strips(source, rows, first)):
-                dropped = min(skipped, strip.shape[2])
-                skipped -= dropped
-                if dropped < strip.shape[2]:
-                    done += strip.shape[2] - dropped
-                    yield strip[:, :, dropped:], done == height
+        def whole(point: int, above: Tensor, below: Tensor) -> Iterator[Tensor]:
+            """The kept rows of the map at a point, those that are computed again, and the neighbours'."""
+            yield above
+            yield from (strip for strip, _ in strips(features, scale * rows))
+            if kept < height:
+                streams = self._streams(chain.operations[step.start : point], again, skipped=kept)
+                yield from Pipeline(streams).passed(source.strips(rows, first))
+            yield below
 
-        for point, following in zip(step.points, [*step.points[1:], step.stop], strict=True):
-            out = image if following == step.stop else features
-            operations = chain.operations[point:following]
-            self.write(partial(whole, point), operations, out, self._norm_at(following))
+        def passes(point: int, around: int, ends: Ends) -> Callable[[], Strips]:
+            halos = self._exchanged(ends.both, point, around)
+            return lambda: flagged(whole(point, *halos), height + sum(part.shape[2] for part in halos))
+
+        around = [self._around(chain.operations[one:following]) for one, following in segments]
+        ends, operations = Ends(around[0]), chain.operations[step.start : point]
+        self._write(lambda: source.strips(rows), own, operations, features, self._norm_at(point), ends)
+        for (point, following), own_around, next_around in zip(segments, around, [*around[1:], 0], strict=True):
+            strips_of_point, operations = passes(point, own_around, ends), chain.operations[point:following]
+            ends, out = Ends(next_around), image if following == step.stop else features
+            self._write(strips_of_point, self._rows(point, own_around), operations, out, self._norm_at(following), ends)
         return image
 
     def _attended(self, step: Step, features: Tensor) -> Tensor:
         operation, norm = self._chain.operations[step.start], self._norm_at(step.stop)
         assert isinstance(operation, Attention)
         features = self._arena.without_gaps(features)
-        keys, values = self._arena.matrices(2, features, offset=features.numel())
-        attend(operation, features, keys, values, self.statistics)
+        channels, width, rows = features.shape[1], features.shape[3], self._rows(step.start, 0)
+        memory = self._arena.matrices(2, rows.height * width, channels, offset=features.numel())
+        attend(
+            operation,
+            features,
+            memory[0],
+            memory[1],
+            self.statistics,
+            rows.own_start * width,
+            lambda: self._ranks.gather(memory, self._chain.scales[step.start]),
+        )
         if norm is not None:
             for strip, _ in strips(features, self.rows_per_strip(features, step.start, step.start)):
                 self.statistics[norm].add(strip)

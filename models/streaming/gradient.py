@@ -15,7 +15,7 @@ from models.streaming.forward import ForwardPass, no_progress
 from models.streaming.gradient_plans import Back, GradientPlan, Portion
 from models.streaming.operations import Attention, Chain, Normalisation, Operation
 from models.streaming.row_gradients import gradient_streams, gradient_streams_to
-from models.streaming.rows import Pipeline, Recorder, RowQueue, Stream, streams_of, streams_to
+from models.streaming.rows import Pipeline, Recorder, RowQueue, Stream, path_to, streams_of
 from models.streaming.work import marks
 
 
@@ -63,7 +63,8 @@ class GradientPass:
         operation = self._chain.operations[portion.end]
         assert isinstance(operation, Attention)
         features = self._computed_again(portion.base, portion.end, base, gradient)
-        memory = self._arena.matrices(5, features, offset=features.numel())
+        channels, height, width = features.shape[1:]
+        memory = self._arena.matrices(5, height * width, channels, offset=features.numel())
         attention_gradient(operation, features, gradient, memory, self._statistics)
 
     def _computed_again(self, base_point: int, point: int, base: Tensor, gradient: Tensor) -> Tensor:
@@ -118,7 +119,7 @@ class GradientPass:
         inputs = {operation: RowQueue() for operation in recorded}
         if recorded:
             last = recorded[-1]
-            before = streams_to(chain.operations[step.source : step.stop], last, self._statistics, inputs)
+            before = streams_of(path_to(chain.operations[step.source : step.stop], last), self._statistics, inputs)
             forward: list[Stream] = [*before, Recorder(inputs[last])]
             pipeline = Pipeline(forward)
             activations = strips(source, self._rows(source, step.source, step.stop))

@@ -163,14 +163,15 @@ def first_norm(operation: Operation | None) -> Normalisation | None:
 
 
 def row_before(operations: Sequence[Operation], row: int) -> int:
-    """The first row of the input on which row `row` of the output, or a later one, depends; may be negative."""
+    """The first row of the input that streams need to return row `row` of the output and all later ones; may be
+    negative.
+    """
     for operation in reversed(operations):
+        row //= scale_of(operation)  # an upsampled row is computed together with the other one of its pair
         if isinstance(operation, Residual):
             row = row_before(operation.body, row)
         elif isinstance(operation, Convolution):
             row -= operation.side // 2
-        if scale_of(operation) == 2:
-            row //= 2
     return row
 
 

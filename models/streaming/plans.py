@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from models.streaming.operations import Attention, Residual, channels_behind, row_before
 from models.streaming.work import Extent, passes, pieces_of, portions, writing_work
 
-# An attention's input, keys and values; backward also the gradients of keys, values and normalised input.
-_ATTENTION_MAPS, _ATTENTION_GRADIENT_MAPS = 3, 6
+# An attention's input, keys and values, and the gradients of keys, values and normalised input.
+_ATTENTION_GRADIENT_MAPS = 6
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,8 @@ def attention_gradient_numbers(extent: Extent) -> int:
 def _steps_from(extent: Extent, start: int, numbers: float) -> list[Step]:
     chain = extent.chain
     if isinstance(chain.operations[start], Attention):
-        return [Attended(start, start + 1, _ATTENTION_MAPS * extent.size(start), 0)]
+        # Its input, and the keys and values of all positions.
+        return [Attended(start, start + 1, extent.size(start) + 2 * extent.image_size(start), 0)]
     steps: list[Step] = []
     (last,) = (stop for first, stop in portions(chain) if first <= start < stop)
     for stop in range(start + 1, last + 1):

@@ -22,10 +22,16 @@ from models.streaming.operations import (
     Residual,
     UpsamplingConvolution,
     norms_of,
+    row_before,
 )
 from models.streaming.statistics import NormStatistics, wide
 
 Statistics = Mapping[Normalisation, NormStatistics]
+
+
+# Whether there are zeros above and below the rows that streams get, because they are all of an image's.
+Zeros = tuple[bool, bool]
+BOTH = (True, True)
 
 
 class Stream(ABC):
@@ -79,21 +85,23 @@ class Windows:
 
     Args:
         multiple: the number of inner rows of every window is one of it.
+        zeros: whether there are zeros above the first and below the last row; else these are no inner rows.
     """
 
-    def __init__(self, multiple: int = 1) -> None:
+    def __init__(self, multiple: int = 1, zeros: Zeros = BOTH) -> None:
         self._carried: Tensor | None = None
-        self._multiple = multiple
+        self._multiple, (self._above, self._below) = multiple, zeros
 
     def push(self, rows: Tensor | None, last: bool) -> Tensor | None:
         """A window whose inner rows come next; None if there are no inner rows yet."""
-        if self._carried is None:
-            assert rows is not None, "a map without rows"
-            self._carried = torch.zeros_like(rows[:, :, :1])
-        parts = [self._carried] if rows is None else [self._carried, rows]
-        if last:
-            parts.append(torch.zeros_like(self._carried[:, :, :1]))
-        window = torch.cat(parts, 2) if len(parts) > 1 else self._carried
+        # No tensor without rows among them, with which `cat` would change the layout of all that follow.
+        parts = [part for part in (self._carried, rows) if part is not None]
+        assert parts, "a map without rows"
+        if self._carried is None and self._above:
+            parts.insert(0, torch.zeros_like(parts[0][:, :, :1]))
+        if last and self._below:
+            parts.append(torch.zeros_like(parts[-1][:, :, :1]))
+        window = torch.cat(parts, 2) if len(parts) > 1 else parts[0]
         inner = max(0, window.shape[2] - 2) // self._multiple * self._multiple
         # A copy: the window's memory is not kept, and the rows of the source may be overwritten.
         self._carried = window[:, :, inner:].clone()
@@ -128,8 +136,8 @@ class Pipeline(Stream):
 class RowConvolution(Stream):
     """A convolution of 3x3 with zeros around the map."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self._weight, self._bias, self._windows = weight, bias, Windows()
+    def __init__(self, weight: Tensor, bias: Tensor | None, zeros: Zeros = BOTH) -> None:
+        self._weight, self._bias, self._windows = weight, bias, Windows(zeros=zeros)
 
     def push(self, rows: Tensor | None, last: bool) -> Tensor | None:
         window = self._windows.push(rows, last)
@@ -142,8 +150,8 @@ class RowUpsampling(Stream):
     Of the three taps in one direction two fall onto the same input position, so that their weights add up.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self._out_channels, self._bias, self._windows = weight.shape[0], bias, Windows()
+    def __init__(self, weight: Tensor, bias: Tensor | None, zeros: Zeros = BOTH) -> None:
+        self._out_channels, self._bias, self._windows = weight.shape[0], bias, Windows(zeros=zeros)
         full = wide(weight)
         self._phases = [
             (row, column, _fold(_fold(full, 2, row), 3, column).to(weight.dtype)) for row in (0, 1) for column in (0, 1)
@@ -180,16 +188,39 @@ class RowMap(Stream):
 
 
 class RowResidual(Stream):
-    """body(x) + shortcut(x)."""
+    """body(x) + shortcut(x).
 
-    def __init__(self, body: Stream, shortcut: Callable[[Tensor], Tensor]) -> None:
-        self._body, self._shortcut, self._waiting = body, shortcut, RowQueue()
+    Args:
+        lost: how many rows of x the body's output starts later.
+    """
+
+    def __init__(self, body: Stream, shortcut: Callable[[Tensor], Tensor], lost: int = 0) -> None:
+        self._body, self._shortcut, self._waiting, self._lost = body, shortcut, RowQueue(), lost
 
     def push(self, rows: Tensor | None, last: bool) -> Tensor | None:
         if rows is not None:
-            self._waiting.put(rows)
+            lost = min(self._lost, rows.shape[2])
+            self._lost -= lost
+            if lost < rows.shape[2]:
+                self._waiting.put(rows[:, :, lost:])
         out = self._body.push(rows, last)
         return None if out is None else out.add_(self._shortcut(self._waiting.take(out.shape[2])))
+
+
+class Selection(Stream):
+    """So many rows, behind some others that are dropped."""
+
+    def __init__(self, dropped: int, rows: int) -> None:
+        self._dropped, self._rows = dropped, rows
+
+    def push(self, rows: Tensor | None, last: bool) -> Tensor | None:
+        del last
+        if rows is None:
+            return None
+        dropped = min(self._dropped, rows.shape[2])
+        rows = rows[:, :, dropped : dropped + self._rows]
+        self._dropped, self._rows = self._dropped - dropped, self._rows - rows.shape[2]
+        return rows if rows.shape[2] else None
 
 
 class Recorder(Stream):
@@ -222,34 +253,30 @@ def streams_of(
     operations: Iterable[Operation],
     statistics: Statistics,
     recorded: Mapping[Operation, RowQueue] | None = None,
+    zeros: Zeros = BOTH,
 ) -> list[Stream]:
     """The streams of operations; their normalisations have been measured.
 
     Args:
         recorded: operations whose input is put into a queue.
+        zeros: whether there are zeros above and below the rows that are pushed.
     """
     streams: list[Stream] = []
     for operation in operations:
         if recorded is not None and operation in recorded:
             streams.append(Recorder(recorded[operation]))
-        streams.append(_stream_of(operation, statistics, recorded))
+        streams.append(_stream_of(operation, statistics, recorded, zeros))
     return streams
 
 
-def streams_to(
-    operations: Sequence[Operation],
-    target: Operation,
-    statistics: Statistics,
-    recorded: Mapping[Operation, RowQueue] | None = None,
-) -> list[Stream]:
-    """The streams that lead to the input of an operation, which may be inside a residual."""
+def path_to(operations: Sequence[Operation], target: Operation) -> list[Operation]:
+    """The operations that lead to the input of one, which may be inside a residual."""
     before: list[Operation] = []
     for operation in operations:
         if operation is target:
-            return streams_of(before, statistics, recorded)
+            return before
         if isinstance(operation, Residual) and contains(operation.body, target):
-            inside = streams_to(operation.body, target, statistics, recorded)
-            return [*streams_of(before, statistics, recorded), *inside]
+            return [*before, *path_to(operation.body, target)]
         before.append(operation)
     raise AssertionError(f"{target.place} is none of the operations")
 
@@ -284,17 +311,19 @@ def repeat_positions(rows: Tensor) -> Tensor:
     return rows.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
 
-def _convolution(operation: Convolution) -> Stream:
+def _convolution(operation: Convolution, zeros: Zeros) -> Stream:
     if isinstance(operation, UpsamplingConvolution):
-        return RowUpsampling(operation.weight, operation.bias)
+        return RowUpsampling(operation.weight, operation.bias, zeros)
     if operation.side == 3:
-        return RowConvolution(operation.weight, operation.bias)
+        return RowConvolution(operation.weight, operation.bias, zeros)
     return RowMap(pointwise(operation))
 
 
-def _stream_of(operation: Operation, statistics: Statistics, recorded: Mapping[Operation, RowQueue] | None) -> Stream:
+def _stream_of(
+    operation: Operation, statistics: Statistics, recorded: Mapping[Operation, RowQueue] | None, zeros: Zeros
+) -> Stream:
     if isinstance(operation, Convolution):
-        return _convolution(operation)
+        return _convolution(operation, zeros)
     if isinstance(operation, Normalisation):
         return RowMap(statistics[operation].apply)
     if isinstance(operation, Activation):
@@ -302,5 +331,6 @@ def _stream_of(operation: Operation, statistics: Statistics, recorded: Mapping[O
     if isinstance(operation, Nearest):
         return RowMap(repeat_positions)
     assert isinstance(operation, Residual), f"{operation.place} is no stream"
-    body = Pipeline(streams_of(operation.body, statistics, recorded))
-    return RowResidual(body, identity if operation.shortcut is None else pointwise(operation.shortcut))
+    body = Pipeline(streams_of(operation.body, statistics, recorded, zeros))
+    lost = 0 if zeros[0] else -row_before(operation.body, 0)
+    return RowResidual(body, identity if operation.shortcut is None else pointwise(operation.shortcut), lost)

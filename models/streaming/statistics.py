@@ -5,6 +5,8 @@ Mean and sum of squared deviations of a strip are merged into those of the strip
 float64 for numbers in float64.
 """
 
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import relu, silu
@@ -36,14 +38,17 @@ class NormStatistics:
         means, squares = (sums.double().view(self._norm.groups, -1) for sums in (means, squares))
         mean = means.mean(1)
         squares = squares.sum(1) + count * (means - mean[:, None]).square().sum(1)
-        count *= per_group
-        if not self._count:
-            self._count, self._mean, self._squares = count, mean, squares
-            return
-        delta, total = mean - self._mean, self._count + count
-        self._mean = self._mean + delta * (count / total)
-        self._squares = self._squares + squares + delta.square() * (self._count * count / total)
-        self._count = total
+        self._merge(count * per_group, mean, squares)
+
+    def sums(self) -> tuple[int, Tensor]:
+        """The count of each group, and means and sums of squared deviations, shape (2, groups), in float64."""
+        return self._count, torch.stack((self._mean, self._squares))
+
+    def replace(self, counts: Sequence[int], sums: Iterable[Tensor]) -> None:
+        """Take the place of several parts' counts and `sums`, in their order."""
+        self._count = 0
+        for count, (mean, squares) in zip(counts, sums, strict=True):
+            self._merge(count, mean, squares)
 
     def finish(self) -> None:
         """All rows were added."""
@@ -92,6 +97,15 @@ class NormStatistics:
         direct, standard = self._direct(gradient, rows)
         through = direct.sub_(self._mean_direct).addcmul_(standard, self._mean_product, value=-1)
         return through.mul_(self._deviation).to(gradient.dtype)
+
+    def _merge(self, count: int, mean: Tensor, squares: Tensor) -> None:
+        if not self._count:
+            self._count, self._mean, self._squares = count, mean, squares
+            return
+        delta, total = mean - self._mean, self._count + count
+        self._mean = self._mean + delta * (count / total)
+        self._squares = self._squares + squares + delta.square() * (self._count * count / total)
+        self._count = total
 
     def _normalised(self, rows: Tensor) -> Tensor:
         return torch.addcmul(self._offset, wide(rows), self._scale)

@@ -38,15 +38,17 @@ class Mark:
 
 @dataclass(frozen=True)
 class Extent:
-    """A chain for latents of one size, in numbers.
+    """A chain for latents of one size, or for a slab of them, in numbers.
 
     Attributes:
-        height, width: of the latents.
+        height, width: of the latents, or of the slab.
+        image_height: of the latents of which these are a slab; 0 if they are no slab.
     """
 
     chain: Chain
     height: int
     width: int
+    image_height: int = 0
 
     def rows(self, point: int) -> int:
         """Height of the map at a point."""
@@ -60,6 +62,10 @@ class Extent:
         """Numbers of the map at a point."""
         return self.rows(point) * self.row(point)
 
+    def image_size(self, point: int) -> int:
+        """Numbers of the map at a point in all slabs."""
+        return self.chain.scales[point] * (self.image_height or self.height) * self.row(point)
+
     @property
     def positions(self) -> int:
         return self.height * self.width
@@ -67,7 +73,7 @@ class Extent:
     def attention_products(self) -> int:
         """Multiply-adds of one product of queries and keys, or of weights and values, over all attentions."""
         return sum(
-            (self.positions * self.chain.scales[index] ** 2) ** 2 * self.chain.channels[index]
+            self.positions * self.chain.scales[index] ** 2 * self.image_size(index)
             for index, operation in enumerate(self.chain.operations)
             if isinstance(operation, Attention)
         )

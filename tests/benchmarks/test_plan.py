@@ -1,5 +1,6 @@
 """The command `benchmarks.plan`, which predicts which cards are large enough."""
 
+import re
 import sys
 
 import pytest
@@ -48,7 +49,7 @@ def test_a_classifier_has_a_row_for_each_mode_and_batch(capsys: pytest.CaptureFi
 def test_a_generator_has_a_row_for_each_resolution_mode_and_precision(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--model=kl_decoder_s", "--resolution=64,128x64", "--memory=1GiB", "--precision=float32,bfloat16"]
     assert plan.main(arguments) == 0
-    _, columns, *rows = capsys.readouterr().out.splitlines()
+    _, columns, *rows = capsys.readouterr().out.partition("decoders by row streams")[0].splitlines()
     assert all(part in columns for part in ("parameters", "activations", "peak memory", "cards that hold it"))
     shown = [row.split() for row in rows if row.startswith("  kl_decoder_s")]
     assert [tuple(row[:5]) for row in shown] == [
@@ -66,8 +67,43 @@ def test_a_generator_has_a_row_for_each_resolution_mode_and_precision(capsys: py
 def test_a_mode_can_be_requested_of_generators(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--model=kl_decoder_s", "--resolution=32", "--mode=input", "--precision=float32", "--batch=1,2"]
     assert plan.main(arguments) == 0
-    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  kl_decoder_s")]
+    lines = capsys.readouterr().out.partition("decoders by row streams")[0].splitlines()
+    rows = [line.split() for line in lines if line.startswith("  kl_decoder_s")]
     assert [row[1:5] for row in rows] == [["32", "input", "float32", batch] for batch in ("1", "2")]
+
+
+def test_a_decoder_has_rows_for_row_streams_without_a_limit_in_the_given_memory_and_in_the_least(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shared = ["--model=kl_decoder_s", "--mode=forward", "--precision=float32"]
+    assert plan.main([*shared, "--resolution=2048,4096", "--memory=1GiB"]) == 0
+    head, columns, *rows, _ = capsys.readouterr().out.partition("decoders by row streams")[2].splitlines()
+    assert "work relative to plain" in head
+    assert "maps" in columns
+    shown = {tuple(row[column] for column in (1, 5)): row for row in (re.split(r"  +", line.strip()) for line in rows)}
+    assert list(shown) == [(side, memory) for side in ("2048", "4096") for memory in ("no limit", "1 GiB", "least")]
+    maps, work = (
+        [float(shown["2048", memory][column]) for memory in ("no limit", "1 GiB", "least")] for column in (6, 8)
+    )
+    assert maps == sorted(maps, reverse=True)
+    assert work == sorted(work)
+    assert maps[0] == 2.0
+    assert work[0] < 1  # upsampling with the convolution behind it has 4/9 of the work
+    assert shown["4096", "1 GiB"][-1] == "too little"
+
+
+def test_decodes_over_ranks_have_a_row_for_each_number_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    shared = ["--model=kl_decoder_s", "--resolution=256", "--precision=float32", "--ranks=1,2"]
+    assert plan.main([*shared, "--rate=12iterations/min", "--link=1GB/s"]) == 0
+    head, columns, one, two, *_ = capsys.readouterr().out.splitlines()
+    assert "in slabs over ranks" in head
+    assert "decodes/min" in columns
+    # A single rank takes 5 s and sends nothing; of two, each has half of the work.
+    assert one.split()[:6] == ["kl_decoder_s", "256", "float32", "1", "1", "2.00"]
+    assert " 0 B " in one
+    assert " 5000 " in one
+    assert " 50.0 " in two
+    assert " 2500 " in two
 
 
 @pytest.mark.parametrize(
@@ -147,6 +183,12 @@ def test_the_usable_memory_of_a_card_is_less_by_the_reserve() -> None:
         (["--model=dit_s2", "--resolution=64,100"], "multiples of 16 px, and 100 is none; the nearest that work: --"),
         (["--model=kl_decoder", "--resolution=64", "--mode=training"], "model 'kl_decoder' has no mode 'training'"),
         (["--model=dit_s2", "--resolution=64", "--ranks=2"], "leave --ranks out"),
+        (
+            ["--model=kl_decoder", "--resolution=64", "--ranks=9"],
+            "latents of 8 rows cannot be cut into a slab for each",
+        ),
+        (["--model=kl_decoder", "--resolution=64", "--ranks=2", "--mode=input"], "gradient is not computed over ranks"),
+        (["--model=kl_decoder", "--resolution=2048", "--ranks=2", "--memory=600MiB"], "give more memory"),
         (["--model=alexnet", "--resolution=8"], "the smallest side that works is 63"),
         (["--model=alexnet", "--ranks=0"], "'0' is not a number of ranks"),
         (["--model=alexnet", "--ranks=2", "--mode=forward"], "ranks share training, not a forward pass"),

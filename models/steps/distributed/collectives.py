@@ -1,4 +1,4 @@
-"""Communication between the ranks of a group: all-reduce of sums, and exchange of halos.
+"""Communication between the ranks of a group: all-reduce of sums, broadcasts, and exchange of halos.
 
 Every rank must make the same calls in the same order, even if it has nothing to send.
 """
@@ -65,6 +65,12 @@ class Communicator:
         if self.is_active:
             dist.all_reduce(message, operation)
             self.sent_bytes += all_reduce_bytes(message.nbytes, self.ranks)
+
+    def broadcast(self, tensor: Tensor, source: int) -> None:
+        """Overwrite a contiguous tensor with that of rank `source`, which sends it to each of the others."""
+        if self.is_active:
+            dist.broadcast(tensor, source)
+            self.sent_bytes += (self.ranks - 1) * tensor.nbytes if self.rank == source else 0
 
     def all_to_all(self, sent: Sequence[Tensor], received_numel: Sequence[int]) -> tuple[Tensor, ...]:
         """Send one tensor to each rank and receive one from each, flat and with `received_numel` elements."""
