@@ -114,7 +114,15 @@ def _style_options(options: argparse.Namespace) -> list[StylePlanOptions]:
         raise InputError("a style model needs a size; give --resolution=SIDE or --resolution=WIDTHxHEIGHT")
     precisions = options.precision or api.PRECISIONS
     return [
-        StylePlanOptions(model, resolution, options.memory, options.optimizer, options.tile, precisions)
+        StylePlanOptions(
+            model,
+            resolution,
+            options.memory,
+            options.optimizer,
+            options.tile,
+            precisions,
+            options.lbfgs_history,
+        )
         for model in options.model
         for resolution in options.resolution
     ]
@@ -179,6 +187,13 @@ def _parser() -> argparse.ArgumentParser:
         default="adam",
         type=argument_type(parsing.one_of("optimizer", api.OPTIMIZERS)),
         help="of a style model (default: adam)",
+    )
+    add(
+        "--lbfgs-history",
+        default=10,
+        metavar="N",
+        type=argument_type(parsing.count("number of pairs")),
+        help="pairs in the history of lbfgs (default: 10)",
     )
     add("--tile", default=0, type=argument_type(parsing.tile), help="side of a tile in pixels, or auto (default: auto)")
     mode = parsing.one_of("mode", api.MODES)

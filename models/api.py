@@ -279,10 +279,9 @@ def working_attention_kernels(device: str) -> list[str]:
 
 def iterations_until_settled(optimizer: str) -> int:
     """Number of iterations after which the memory of an image's optimiser no longer grows."""
-    from models.steps.style import LBFGS_HISTORY
-
-    # L-BFGS stores its first pair in the second iteration. Adam allocates its state at the end of the first.
-    return LBFGS_HISTORY + 2 if optimizer == "lbfgs" else 2
+    # Adam allocates its state at the end of the first one; L-BFGS its whole history.
+    del optimizer
+    return 2
 
 
 def gradient_deviation(work: "Workload") -> float:

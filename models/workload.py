@@ -82,6 +82,7 @@ class Workload:
         content, style: paths of pictures; if empty, noise of the image's size.
         attention: kernel of the attention of generators, one of `api.ATTENTION_KERNELS`.
         tile_px: side of the tiles, for strategies with tiles; 0 for the strategy's default.
+        lbfgs_history: number of pairs in the history of the optimiser L-BFGS.
         memory_bytes: that a streamed decode may take, with its weights; 0 for no limit.
         ranks: number of processes that share the work; torch.distributed knows the rank of each.
         iterations: total number at all sizes of a generated picture; 0 for steps without an end.
@@ -111,6 +112,7 @@ class Workload:
     attention: str = "auto"
     tiler: str = ""
     memory_bytes: int = 0
+    lbfgs_history: int = 10
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:

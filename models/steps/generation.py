@@ -21,7 +21,7 @@ from models.generation_state import Scale, coarse_to_fine
 from models.network import Normalisation, StyleNetwork, smallest_side, until_last
 from models.steps.objectives import Objective, StyleTask, frozen_type, gram_matrix, loss_value
 from models.steps.strategies import STRATEGIES
-from models.steps.style import OPTIMIZERS
+from models.steps.style import optimizer_of
 from models.workload import Step, Workload, resolve
 
 # With random weights, features of the last layers hardly depend on the picture, and their gradient is speckle: only
@@ -188,7 +188,7 @@ class Generation(Step):
         self._image = self._image.detach().requires_grad_(True)
         task = StyleTask(self._network, content, style, self._workload.precision, self._workload.tile_px)
         self._objective = STRATEGIES[self._workload.strategy](task)
-        self._optimizer = OPTIMIZERS[self._workload.optimizer](self._image)
+        self._optimizer = optimizer_of(self._workload, self._image)
         if self._optimizer_state is not None:
             self._optimizer.load_state_dict(self._optimizer_state)
             self._optimizer_state = None

@@ -9,12 +9,10 @@ from torch import Tensor
 
 from models import images, weights
 from models.network import StyleNetwork, smallest_side
+from models.steps.lbfgs import LBFGS, SumOverRanks, of_one_rank
 from models.steps.objectives import PlainObjective, StyleTask, frozen_type, loss_value, style_arithmetic
 from models.steps.strategies import STRATEGIES
 from models.workload import Step, Workload, resolve
-
-# torch's default is 100. Each entry takes the memory of two images, and steps differ little.
-LBFGS_HISTORY = 10
 
 
 class StyleIteration(Step):
@@ -24,7 +22,7 @@ class StyleIteration(Step):
         task = style_task(workload)
         self._image = first_image(task)
         self._objective = STRATEGIES[workload.strategy](task)
-        self._optimizer = OPTIMIZERS[workload.optimizer](self._image)
+        self._optimizer = optimizer_of(workload, self._image)
         self._loss: Tensor | None = None
 
     def __call__(self) -> None:
@@ -131,17 +129,28 @@ def first_image(task: StyleTask) -> Tensor:
     return task.content.clone().requires_grad_(True)
 
 
-def adam(image: Tensor) -> torch.optim.Optimizer:
+def optimizer_of(
+    workload: Workload, image: Tensor, sum_over_ranks: SumOverRanks = of_one_rank
+) -> torch.optim.Optimizer:
+    """The workload's optimiser of an image.
+
+    Args:
+        sum_over_ranks: see `LBFGS`; `image` is then the part of one rank.
+    """
+    return OPTIMIZERS[workload.optimizer](image, workload.lbfgs_history, sum_over_ranks)
+
+
+def adam(image: Tensor, *_: Any) -> torch.optim.Optimizer:
     """Adam, as in most programs; the paper used L-BFGS. The learning rate is 2 % of the pixels' range."""
     return torch.optim.Adam([image], lr=0.02)
 
 
-def lbfgs(image: Tensor) -> torch.optim.Optimizer:
+def lbfgs(image: Tensor, history: int, sum_over_ranks: SumOverRanks) -> torch.optim.Optimizer:
     """L-BFGS, as in the paper. One evaluation per step, so that an iteration is the same work as with Adam."""
-    return torch.optim.LBFGS([image], lr=1.0, max_iter=1, history_size=LBFGS_HISTORY)
+    return LBFGS(image, history, sum_over_ranks=sum_over_ranks)
 
 
-OPTIMIZERS = {"adam": adam, "lbfgs": lbfgs}
+OPTIMIZERS: Mapping[str, Callable[[Tensor, int, SumOverRanks], torch.optim.Optimizer]] = {"adam": adam, "lbfgs": lbfgs}
 
 
 # Rounding hardly depends on the image's size; this size takes a fraction of a second in float64.

@@ -249,6 +249,10 @@ def test_files_that_ran_with_different_values_of_an_option_of_the_whole_run_are_
     assert files([cell()], [cell()], run_options=[on, on]) == 0
     assert files([cell()], [cell()], run_options=[before_the_option, off]) == 0
     assert files([cell()], [cell()], run_options=[off, on], options=["--history"]) == 2
+    long = off | {"lbfgs_history": 100}
+    capsys.readouterr()
+    assert files([cell()], [cell()], run_options=[off, long]) == 2
+    assert "--lbfgs-history=10 and 100; measure both with the same value" in capsys.readouterr().err
 
 
 def test_other_numbers_of_threads_are_not_compared(files, capsys):

@@ -39,6 +39,7 @@ def test_a_folder_that_cannot_be_created_is_reported_in_one_sentence_before_anyt
 class Settings:
     """The settings that identify a command."""
 
+    lbfgs_history = 10
     iterations, weights, content, style = 5, "random", PICTURE_PATHS["content"], PICTURE_PATHS["style"]
 
 

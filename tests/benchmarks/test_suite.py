@@ -195,6 +195,7 @@ def test_killing_pytest_leaves_no_worker_and_a_journal_of_finished_cells(suite):
         (["--model=raises"], "KeyError: 'no such weights'; correct its factory"),
         (["--cell-seconds=0"], "--cell-seconds: '0' is not a time"),
         (["--optimizer=sgd"], "no optimizer named 'sgd'; there are: adam, lbfgs"),
+        (["--lbfgs-history=0"], "--lbfgs-history: '0' is not a number of pairs; give a whole number above 0"),
         (["--precision=float8"], "no precision named 'float8'"),
         (["--content=/nowhere.jpg", "--model=tiny"], "there is no picture '/nowhere.jpg'"),
         (["--weights=/nowhere.pth", "--model=tiny"], "there is no weights file '/nowhere.pth'"),

@@ -4,13 +4,12 @@ Every rank must make the same calls in the same order, even if it has nothing to
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Self
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from models.steps.tiling.geometry import Span
 from models.steps.tiling.partition import Partition, all_reduce_bytes
@@ -60,10 +59,10 @@ class Communicator:
         for part, total in zip(parts, message.split([part.numel() for part in parts]), strict=True):
             part.copy_(total.view_as(part))
 
-    def all_reduce(self, message: Tensor, operation: Any = dist.ReduceOp.SUM) -> None:
-        """Replace a tensor by its sum, or another reduction, over all ranks."""
+    def all_reduce(self, message: Tensor) -> None:
+        """Replace a tensor by its sum over all ranks."""
         if self.is_active:
-            dist.all_reduce(message, operation)
+            dist.all_reduce(message)
             self.sent_bytes += all_reduce_bytes(message.nbytes, self.ranks)
 
     def broadcast(self, tensor: Tensor, source: int) -> None:
@@ -79,36 +78,6 @@ class Communicator:
         dist.all_to_all_single(incoming, outgoing, list(received_numel), [part.numel() for part in sent])
         self.sent_bytes += outgoing.nbytes
         return incoming.split(list(received_numel))
-
-
-class ReductionsOverRanks(TorchFunctionMode):
-    """Within this mode, `dot`, `sum` and `max` over whole tensors reduce over all ranks.
-
-    An optimiser whose only reductions are dot products, sums and maxima of whole vectors (L-BFGS), then optimises
-    the concatenation of all ranks' vectors. Each rank stores its part of the history. All ranks take the same
-    decisions, because they get the same results.
-    """
-
-    def __init__(self, communicator: Communicator) -> None:
-        super().__init__()
-        self._communicator = communicator
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        whole = func is Tensor.dot or (len(args) == 1 and not kwargs)
-        if func in (Tensor.dot, Tensor.sum) and whole:
-            result = func(*args)
-            self._communicator.all_reduce(result)
-        elif func is Tensor.max and whole:
-            values = args[0]
-            # A rank without elements must not change the maximum of the others.
-            result = func(values) if values.numel() else values.new_tensor(-torch.inf)
-            self._communicator.all_reduce(result, dist.ReduceOp.MAX)
-        else:
-            result = func(*args, **kwargs)
-        return result
 
 
 class HaloExchange:

@@ -15,14 +15,16 @@ all communication. All ranks take decisions from the same numbers, so that NaN a
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from models.network import StyleNetwork
-from models.steps.distributed.collectives import Communicator, HaloExchange, ReductionsOverRanks
+from models.steps.distributed.collectives import Communicator, HaloExchange
+from models.steps.lbfgs import message_numbers
 from models.steps.objectives import StyleTask
-from models.steps.style import LBFGS_HISTORY, OPTIMIZERS, loaded_network, picture
+from models.steps.style import loaded_network, optimizer_of, picture
 from models.steps.tiling.chain import TileChain
 from models.steps.tiling.partition import style_volume_bytes
 from models.steps.tiling.tiled import Statistics, TilePasses, TileSubset, tile_side
@@ -32,9 +34,9 @@ from models.workload import Communication, Step, Workload, resolve
 class ShardedStyleIteration(Step):
     """One style iteration of one rank: forward, losses, backward to the pixels, optimiser step.
 
-    L-BFGS runs on the pixels that a rank owns, with its dot products summed over the ranks. The alternative, the whole
-    image in every rank's optimiser, would take two images of memory per pair of the history on each rank and an
-    all-reduce of the whole gradient, and save two dozen messages of one number.
+    L-BFGS runs on the pixels that a rank owns, with its dot products summed over the ranks in one message. The
+    alternative, the whole image in every rank's optimiser, would take two images of memory per pair of the history on
+    each rank and an all-reduce of the whole gradient.
 
     Args:
         communicator: by default one over torch.distributed's default process group, which the caller has initialised.
@@ -44,7 +46,7 @@ class ShardedStyleIteration(Step):
     """
 
     def __init__(self, workload: Workload, communicator: Communicator | None = None) -> None:
-        self._optimizer = workload.optimizer
+        self._workload = workload
         self._communicator = communicator = communicator or Communicator.of_default_group()
         network = loaded_network(workload)
         chain = TileChain(network)
@@ -59,7 +61,7 @@ class ShardedStyleIteration(Step):
         subset = TileSubset(math.prod(size), chain.sizes(*size), partition.parts[communicator.rank].tiles)
         task = StyleTask(network, content, style, workload.precision)
         self._passes = TilePasses(task, chain, subset, subset, self._over_ranks)
-        self._local_image = LocalImage(content, halo_exchange, workload.optimizer)
+        self._local_image = self._with_optimizer(content)
         self._isolated_image: LocalImage | None = None
         self._loss: Tensor | None = None
         self._sent_bytes = 0
@@ -80,7 +82,7 @@ class ShardedStyleIteration(Step):
         stays correct. Read peak memory before the first call.
         """
         if self._isolated_image is None:
-            self._isolated_image = LocalImage(self._local_image.pixels.clone(), self._halo_exchange, self._optimizer)
+            self._isolated_image = self._with_optimizer(self._local_image.pixels.clone())
         with self._communicator.suspended():
             self._iterate(self._isolated_image)
 
@@ -94,6 +96,10 @@ class ShardedStyleIteration(Step):
     def on_progress(self, report: Callable[[int, int], None]) -> None:
         self._passes.on_progress(report)
 
+    def _with_optimizer(self, pixels: Tensor) -> "LocalImage":
+        owned = self._halo_exchange.owned(pixels).requires_grad_(True)
+        return LocalImage(pixels, owned, optimizer_of(self._workload, owned, self._communicator.all_reduce))
+
     def _iterate(self, local_image: "LocalImage") -> Tensor:
         local_image.owned.grad = None
         loss, gradient = self._passes.evaluate(local_image.pixels)
@@ -101,8 +107,7 @@ class ShardedStyleIteration(Step):
         # L-BFGS views it as a vector.
         local_image.owned.grad = self._halo_exchange.owned(gradient).contiguous()
         del gradient
-        with ReductionsOverRanks(self._communicator):
-            local_image.optimizer.step(lambda: loss)  # type: ignore[arg-type, return-value]
+        local_image.optimizer.step(lambda: loss)  # type: ignore[arg-type, return-value]
         self._halo_exchange.update_halo(local_image.pixels)
         return loss
 
@@ -117,17 +122,17 @@ class ShardedStyleIteration(Step):
         return Statistics(grams, squared_error)
 
 
-class LocalImage:
+class LocalImage(NamedTuple):
     """A rank's part of the image, and the optimiser of the pixels that it owns.
 
-    Args:
+    Attributes:
         pixels: owned pixels and halo, shape (1, 3, height, width); changed in place.
+        owned: the owned pixels, a view.
     """
 
-    def __init__(self, pixels: Tensor, halo_exchange: HaloExchange, optimizer: str) -> None:
-        self.pixels = pixels
-        self.owned = halo_exchange.owned(pixels).requires_grad_(True)
-        self.optimizer = OPTIMIZERS[optimizer](self.owned)
+    pixels: Tensor
+    owned: Tensor
+    optimizer: torch.optim.Optimizer
 
 
 class MiddleShard(ShardedStyleIteration):
@@ -141,7 +146,7 @@ class MiddleShard(ShardedStyleIteration):
 
 
 def most_sent_bytes(workload: Workload) -> int:
-    """Bytes that the rank with the longest halos sends per iteration; for L-BFGS with a full history.
+    """Bytes that the rank with the longest halos sends per iteration.
 
     Raises:
         InputError: the network has a layer that cannot be tiled, or the tile is too small for it.
@@ -153,5 +158,5 @@ def most_sent_bytes(workload: Workload) -> int:
     partition = chain.partition(workload.height, workload.width, side_px, workload.ranks)
     pixels = max(partition.exchanged_pixels(rank) for rank in range(workload.ranks))
     channels = [chain.channels[name] for name in network.style_layers]
-    history = LBFGS_HISTORY if workload.optimizer == "lbfgs" else 0
-    return style_volume_bytes(channels, pixels, workload.ranks, history)
+    sums = message_numbers(workload.lbfgs_history) if workload.optimizer == "lbfgs" else 0
+    return style_volume_bytes(channels, pixels, workload.ranks, sums)

@@ -40,28 +40,26 @@ def all_reduce_bytes(message_bytes: int, ranks: int) -> int:
 
 
 def style_volume_bytes(
-    style_channels: Iterable[int], exchanged_pixels: int, ranks: int, history: int = 0, number_bytes: int = 4
+    style_channels: Iterable[int], exchanged_pixels: int, ranks: int, optimizer_sums: int = 0, number_bytes: int = 4
 ) -> int:
     """Bytes that one rank sends in an iteration of `models.steps.distributed.sharded`.
 
-    V = R(g) + 3 e h + s R(e), with R(m) = 2 (n - 1) / n m as in `all_reduce_bytes`, and e bytes per number:
+    V = R(g) + 3 e h + R(8 s), with R(m) = 2 (n - 1) / n m as in `all_reduce_bytes`, and e bytes per number:
         g = e (1 + sum of C^2): one message with the Gram sums of all style layers and the content loss;
         h: pixels that this rank sends, either their values or their gradient;
-        s = 2 k + 4: L-BFGS with k pairs in its history computes two loops of k dot products, two for the newest pair,
-            the directional derivative, and the largest element of the gradient; 0 for Adam.
+        s: sums over pixels that the optimiser needs, in one message of float64; none for Adam.
     The image's gradient is not summed over the ranks: two ranks share no pixels but those of halos.
 
     Args:
         style_channels: number of channels of each style layer.
         exchanged_pixels: of this rank; see `Partition.exchanged_pixels`.
-        history: number of pairs in the history of L-BFGS; 0 for Adam.
+        optimizer_sums: of L-BFGS `models.steps.lbfgs.message_numbers`; 0 for Adam.
         number_bytes: size of one number.
     """
     if ranks == 1:
         return 0
     sums = all_reduce_bytes(number_bytes * (1 + sum(channels**2 for channels in style_channels)), ranks)
-    scalars = 2 * history + 4 if history else 0
-    return sums + 3 * number_bytes * exchanged_pixels + scalars * all_reduce_bytes(number_bytes, ranks)
+    return sums + 3 * number_bytes * exchanged_pixels + all_reduce_bytes(8 * optimizer_sums, ranks)
 
 
 # Bisection steps of `balanced_cuts`: the remaining interval is far below the work of one row.

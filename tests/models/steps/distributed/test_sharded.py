@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.steps.distributed.collectives import Communicator
 from models.steps.distributed.sharded import MiddleShard, ShardedStyleIteration, most_sent_bytes
+from models.steps.lbfgs import message_numbers
 from models.steps.objectives import PlainObjective
 from models.steps.style import style_task
 from models.steps.tiling.chain import TileChain
@@ -162,9 +163,9 @@ def test_a_rank_sends_as_many_bytes_as_the_formula_says(workload: Workload) -> N
     ranks = 3
     channels = [8, 12, 8, 8]  # of the style layers of odd_chain
     for rank, actual in enumerate(recorded_iterations(ranks, workload)):
-        history = 2 if workload.optimizer == "lbfgs" else 0  # the second iteration stores the first pair
+        sums = message_numbers(workload.lbfgs_history) if workload.optimizer == "lbfgs" else 0
         pixels = partition(workload, ranks).exchanged_pixels(rank)
-        assert actual[2].sent_bytes == style_volume_bytes(channels, pixels, ranks, history, number_bytes=8)
+        assert actual[2].sent_bytes == style_volume_bytes(channels, pixels, ranks, sums, number_bytes=8)
 
 
 def test_an_all_reduce_sends_twice_the_message_less_two_shares_of_it() -> None:
@@ -179,8 +180,9 @@ def sent_bytes_in_float32(workload: Workload) -> int:
     return step.communication().bytes_per_iteration
 
 
-def test_ranks_send_as_many_bytes_as_the_plan_predicts() -> None:
-    workload = dataclasses.replace(PORTRAIT, ranks=3)
+@pytest.mark.parametrize("workload", NAMES, ids=NAMES.get)
+def test_ranks_send_as_many_bytes_as_the_plan_predicts(workload: Workload) -> None:
+    workload = dataclasses.replace(workload, ranks=3, lbfgs_history=4)
     assert max(in_ranks(3, sent_bytes_in_float32, workload)) == most_sent_bytes(workload)
 
 
