@@ -5,7 +5,7 @@ Every rank must make the same calls in the same order, even if it has nothing to
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -59,10 +59,10 @@ class Communicator:
         for part, total in zip(parts, message.split([part.numel() for part in parts]), strict=True):
             part.copy_(total.view_as(part))
 
-    def all_reduce(self, message: Tensor) -> None:
-        """Replace a tensor by its sum over all ranks."""
+    def all_reduce(self, message: Tensor, operation: Any = dist.ReduceOp.SUM) -> None:
+        """Replace a tensor by its sum, or another reduction, over all ranks."""
         if self.is_active:
-            dist.all_reduce(message)
+            dist.all_reduce(message, operation)
             self.sent_bytes += all_reduce_bytes(message.nbytes, self.ranks)
 
     def broadcast(self, tensor: Tensor, source: int) -> None:
