@@ -1,12 +1,13 @@
 """L-BFGS, compared with that of torch, which reads numbers on the host in every step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from fixtures.worker.operators import OperatorObserver
 from models.steps import lbfgs
 from models.steps.lbfgs import LBFGS, history_images, message_numbers
 
@@ -39,9 +40,8 @@ def trajectory(
     [image] = optimizer.param_groups[0]["params"]
 
     def evaluate() -> Tensor:
-        image.grad = None
         loss = function(image)
-        loss.backward()
+        [image.grad] = torch.autograd.grad(loss, image)
         return loss.detach()
 
     images = []
@@ -120,16 +120,16 @@ def test_float32_stays_near_float64(history: int) -> None:
     assert (exact[-1] - rounded[-1]).norm() / exact[-1].norm() < 1e-3
 
 
-class HostReads(TorchDispatchMode):
+class HostReads(OperatorObserver):
     """Counts the numbers that the host reads from tensors."""
 
     def __init__(self) -> None:
         super().__init__()
         self.reads = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def observe(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
+        del args, kwargs, result
         self.reads += func is torch.ops.aten._local_scalar_dense.default
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize(("make", "reads"), [(LBFGS, 0), (torchs, 2 * 10 + 4)])
