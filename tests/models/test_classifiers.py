@@ -46,7 +46,10 @@ def test_the_classifier_nin_continues_the_chain_of_the_style_network():
         assert torch.allclose(network(images), maps.mean(dim=(2, 3)))
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in ("googlenet", "resnet50") else ()) for name in CLASSIFIERS],
+)
 def test_the_smallest_side_is_accepted_and_one_pixel_less_is_not(name):
     network = resolve(CLASSIFIERS[name])()
     for mode, batch in (("forward", 1), ("training", 1), ("training", 2)):

@@ -66,7 +66,7 @@ def deviations(task: StyleTask, image: Tensor) -> tuple[float, float]:
         pytest.param(vgg19, 39, 57, 16, id="vgg19-smallest"),
         pytest.param(vgg19, 75, 47, 47, id="vgg19-no-multiple"),
         pytest.param(vgg19, 48, 48, 64, id="vgg19-one-tile"),
-        pytest.param(vgg19, 143, 79, 48, id="vgg19-inner-borders"),
+        pytest.param(vgg19, 143, 79, 48, id="vgg19-inner-borders", marks=pytest.mark.slow),
         pytest.param(nin, 131, 97, 32, id="nin-smallest"),
         pytest.param(nin, 128, 128, 64, id="nin-square"),
         pytest.param(nin, 257, 391, 160, id="nin-257x391"),
