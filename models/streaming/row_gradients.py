@@ -20,6 +20,7 @@ from models.streaming.operations import (
     UpsamplingConvolution,
 )
 from models.streaming.rows import (
+    OverlappingStrips,
     Pipeline,
     RowConvolution,
     RowMap,
@@ -27,7 +28,6 @@ from models.streaming.rows import (
     RowResidual,
     Statistics,
     Stream,
-    Windows,
     contains,
     identity,
 )
@@ -83,7 +83,7 @@ class UpsamplingGradient(Stream):
         shifted = [pad(full, (column, 1 - column, row, 1 - row)) for row in (0, 1) for column in (0, 1)]
         self._weight = torch.stack(shifted).sum(0).to(weight.dtype)
         # An output row takes four rows, from the one above its own two to the one below.
-        self._windows = Windows(multiple=2)
+        self._windows = OverlappingStrips(multiple=2)
 
     def push(self, rows: Tensor | None, last: bool) -> Tensor | None:
         window = self._windows.push(rows, last)

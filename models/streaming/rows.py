@@ -80,7 +80,7 @@ class RowQueue:
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
 
-class Windows:
+class OverlappingStrips:
     """Strips with one further row above and below, zeros beyond the map's ends.
 
     Args:
@@ -137,7 +137,7 @@ class RowConvolution(Stream):
     """A convolution of 3x3 with zeros around the map."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, zeros: Zeros = BOTH) -> None:
-        self._weight, self._bias, self._windows = weight, bias, Windows(zeros=zeros)
+        self._weight, self._bias, self._windows = weight, bias, OverlappingStrips(zeros=zeros)
 
     def push(self, rows: Tensor | None, last: bool) -> Tensor | None:
         window = self._windows.push(rows, last)
@@ -151,7 +151,7 @@ class RowUpsampling(Stream):
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, zeros: Zeros = BOTH) -> None:
-        self._out_channels, self._bias, self._windows = weight.shape[0], bias, Windows(zeros=zeros)
+        self._out_channels, self._bias, self._windows = weight.shape[0], bias, OverlappingStrips(zeros=zeros)
         full = wide(weight)
         self._phases = [
             (row, column, _fold(_fold(full, 2, row), 3, column).to(weight.dtype)) for row in (0, 1) for column in (0, 1)
