@@ -12,8 +12,6 @@ from tests.subprocesses import PytestServer, interruptible
 
 # With the plugin `tiny_model`.
 PLUGINS = ROOT / "tests" / "benchmarks"
-# Plugins of libraries that these runs do not use. The first imports all of its library at the end of each run.
-UNUSED_PLUGINS = ("-p", "no:hypothesispytest", "-p", "no:anyio")
 
 
 class Suite:
@@ -29,8 +27,8 @@ class Suite:
         self.environment = os.environ | {"PYTHONPATH": str(PLUGINS), "OMP_NUM_THREADS": "1"} | dict(environment or {})
 
     def command(self, *arguments: str) -> list[str]:
-        plugins = ["-p", "tiny_model", *UNUSED_PLUGINS]
-        return [sys.executable, "-m", "pytest", *plugins, f"--record={self.record}", "--cell-seconds=0.05", *arguments]
+        options = ["-p", "tiny_model", f"--record={self.record}", "--cell-seconds=0.05"]
+        return [sys.executable, "-m", "pytest", *options, *arguments]
 
     def run(self, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
         """A run in a forked pytest process; see `PytestServer`."""

@@ -8,7 +8,6 @@ import re
 import pytest
 
 from tests.paths import ROOT
-from tests.suite import UNUSED_PLUGINS
 
 STYLE = ("benchmarks/test_style_iteration.py",)
 SMALL = ("--model=tiny", "--resolution=32", "--benchmark-disable")
@@ -25,7 +24,7 @@ def errors_of(done):
 
 def test_clocks_wait_for_a_device_with_3_ms_for_each_operator_and_the_device_computes_as_the_cpu(server, suite):
     environment = suite(FAKE_LATENCY_US="3000").environment
-    options = ["-p", "no:cacheprovider", *UNUSED_PLUGINS]
+    options = ["-p", "no:cacheprovider"]
     done = server.run([*options, "tests/accelerator/on_device.py"], environment, ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 10
