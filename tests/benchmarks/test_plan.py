@@ -7,19 +7,25 @@ import pytest
 
 from benchmarks import plan
 from fixtures.planning.cards import usable_bytes
-from models.api import CLASSIFIERS, STRATEGIES
+from models.api import CLASSIFIERS, PRECISIONS, STRATEGIES
 
 GIB = 2**30
 
 
-def test_every_strategy_of_accelerators_has_a_row_for_each_precision(capsys: pytest.CaptureFixture[str]) -> None:
-    assert plan.main(["--model=nin", "--resolution=512", "--precision=float32,tf32"]) == 0
+@pytest.mark.parametrize(
+    ("options", "precisions"),
+    [(["--precision=float32,tf32"], ("float32", "tf32")), pytest.param([], PRECISIONS, marks=pytest.mark.slow)],
+)
+def test_every_strategy_of_accelerators_has_a_row_for_each_precision(
+    options: list[str], precisions: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan.main(["--model=nin", "--resolution=512", *options]) == 0
     head, columns, *rows, halo = capsys.readouterr().out.splitlines()
     assert "nin at 512x512 px" in head
     assert "peak memory" in columns
     assert "px of the image around it" in halo
     assert [tuple(row.split()[:2]) for row in rows] == [
-        (strategy, precision) for strategy in STRATEGIES if strategy != "winograd" for precision in ("float32", "tf32")
+        (strategy, precision) for strategy in STRATEGIES if strategy != "winograd" for precision in precisions
     ]
 
 
