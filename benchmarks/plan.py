@@ -190,10 +190,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--lbfgs-history",
-        default=10,
+        default=api.LBFGS_HISTORY,
         metavar="N",
         type=argument_type(parsing.count("number of pairs")),
-        help="pairs in the history of lbfgs (default: 10)",
+        help="pairs in the history of lbfgs (default: %(default)s)",
     )
     add("--tile", default=0, type=argument_type(parsing.tile), help="side of a tile in pixels, or auto (default: auto)")
     mode = parsing.one_of("mode", api.MODES)

@@ -228,7 +228,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--memory-limit", parsing.size, "budget of each accelerator, or of all ranks of a host on cpu, e.g. 2GiB")
     add("--cudnn-benchmark", parsing.switch, "on or off: whether cuDNN times its algorithms (default: off)", False)
-    add("--lbfgs-history", parsing.count("number of pairs"), "pairs in the history of lbfgs (default: 10)", 10)
+    add(
+        "--lbfgs-history",
+        parsing.count("number of pairs"),
+        f"pairs in the history of lbfgs (default: {api.LBFGS_HISTORY})",
+        api.LBFGS_HISTORY,
+    )
     add("--weights", str, "random, imagenet or a path (default: random)", "random")
     add("--content", str, "content picture (default: that of the suite)", str(PICTURES / "content.jpg"))
     add("--style", str, "style picture (default: that of the suite)", str(PICTURES / "style.jpg"))

@@ -119,6 +119,8 @@ MODES_OF_CATALOG = {
 ATTENTION_KERNELS = ("auto", "flash", "efficient", "math")
 
 OPTIMIZERS = ("adam", "lbfgs")
+# Pairs by default; torch has 100. Each takes the memory of two images, and steps differ little.
+LBFGS_HISTORY = 10
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 STRATEGIES = (
     "plain", "channels_last", "checkpointed", "compiled", "graphed", "tiled", "streamed", "fastest", "winograd"
@@ -279,7 +281,8 @@ def working_attention_kernels(device: str) -> list[str]:
 
 def iterations_until_settled(optimizer: str) -> int:
     """Number of iterations after which the memory of an image's optimiser no longer grows."""
-    # Adam allocates its state at the end of the first one; L-BFGS its whole history.
+    # Adam allocates its state at the end of the first one; L-BFGS its whole history. Those of an older baseline, which
+    # answers for itself, differ.
     del optimizer
     return 2
 

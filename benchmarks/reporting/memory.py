@@ -13,7 +13,20 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from benchmarks.reporting.data import ReportData, ShownCell
 from benchmarks.reporting.plotting import INK, Look, canvas, curve, legend_below, looks, size_ticks, tag
-from benchmarks.reporting.sections import Chart, Datum, Section, Table, memory, number, percent, row, size, status, word
+from benchmarks.reporting.sections import (
+    STYLE_CELL,
+    Chart,
+    Datum,
+    Section,
+    Table,
+    memory,
+    number,
+    percent,
+    row,
+    status,
+    style_cell,
+    word,
+)
 from benchmarks.reporting.throughput import MOST_LINES, Line, lines_of, look_of
 from fixtures.formatting import readable_size
 
@@ -124,16 +137,13 @@ def _finding(cells: Sequence[ShownCell]) -> str:
 
 def _table(cells: Sequence[ShownCell]) -> Table:
     header = (
-        "device", "model", "variant", "resolution [px]", "peak memory", "predicted", "predicted/measured",
+        *STYLE_CELL, "peak memory", "predicted", "predicted/measured",
         "bytes per pixel", "budget", "status",
     )  # fmt: skip
     rows = [
         row(
             cell,
-            word(cell.place),
-            word(cell.model),
-            word(cell.variant or "plain"),
-            size(cell),
+            *style_cell(cell),
             *peaks(cell),
             number(cell.measured_peak_bytes / cell.pixels if cell.measured_peak_bytes else None),
             memory(cell.memory_budget_bytes),

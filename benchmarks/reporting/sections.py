@@ -64,6 +64,15 @@ def identified(cell: ShownCell) -> tuple[Datum, ...]:
     )
 
 
+# Columns that identify a style iteration among all of them.
+STYLE_CELL = ("device", "model", "variant", "resolution [px]")
+
+
+def style_cell(cell: ShownCell) -> tuple[Datum, ...]:
+    """The columns `STYLE_CELL` of a cell."""
+    return word(cell.place), word(cell.model), word(cell.variant or "plain"), size(cell)
+
+
 def status(cell: ShownCell) -> Datum:
     """The status of a cell; `ok, launch-bound` where the device waited for the host."""
     return word(launch_marked(cell, cell.status))

@@ -30,7 +30,20 @@ from benchmarks.reporting.plotting import (
     size_ticks,
     tag,
 )
-from benchmarks.reporting.sections import Chart, Datum, Row, Section, Table, number, percent, row, size, status, word
+from benchmarks.reporting.sections import (
+    STYLE_CELL,
+    Chart,
+    Datum,
+    Row,
+    Section,
+    Table,
+    number,
+    percent,
+    row,
+    status,
+    style_cell,
+    word,
+)
 from fixtures.formatting import figure
 
 # More lines than this cannot be distinguished.
@@ -157,7 +170,7 @@ def _finding(lines: Sequence[Line]) -> str:
 
 def _table(cells: Sequence[ShownCell]) -> Table:
     header = (
-        "device", "model", "variant", "resolution [px]", "iterations/min", "ms/iteration", "spread", "rounds",
+        *STYLE_CELL, "iterations/min", "ms/iteration", "spread", "rounds",
         "threads", "status",
     )  # fmt: skip
     return Table(
@@ -166,10 +179,7 @@ def _table(cells: Sequence[ShownCell]) -> Table:
         [
             row(
                 cell,
-                word(cell.place),
-                word(cell.model),
-                word(cell.variant or "plain"),
-                size(cell),
+                *style_cell(cell),
                 number(cell.iterations_per_minute),
                 number(cell.median_seconds, 1e-3),
                 percent(cell.spread),

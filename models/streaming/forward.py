@@ -14,9 +14,9 @@ from models.streaming.operations import (
     Normalisation,
     Operation,
     Residual,
+    all_norms_of,
     channels_behind,
     first_norm,
-    norms_of,
     row_before,
 )
 from models.streaming.plans import Attended, ForwardPlan, Fused, Paired, Split, Step, pair_row
@@ -35,9 +35,7 @@ def no_progress(share: float) -> None:
 
 def empty_statistics(chain: Chain) -> dict[Normalisation, NormStatistics]:
     """Statistics of every normalisation, of which nothing is known yet."""
-    norms = list(norms_of(chain.operations))
-    norms += [one.norm for one in chain.operations if isinstance(one, Attention) and one.norm is not None]
-    return {norm: NormStatistics(norm) for norm in norms}
+    return {norm: NormStatistics(norm) for norm in all_norms_of(chain)}
 
 
 class ForwardPass:

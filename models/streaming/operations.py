@@ -153,6 +153,12 @@ def norms_of(operations: Sequence[Operation]) -> Iterator[Normalisation]:
             yield from norms_of(operation.body)
 
 
+def all_norms_of(chain: Chain) -> list[Normalisation]:
+    """All normalisations, those of attention last."""
+    of_attention = [one.norm for one in chain.operations if isinstance(one, Attention) and one.norm is not None]
+    return [*norms_of(chain.operations), *of_attention]
+
+
 def first_norm(operation: Operation | None) -> Normalisation | None:
     """The normalisation that an operation applies to its input itself; None if there is none."""
     if isinstance(operation, Normalisation):

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from models.steps.tiling.partition import all_reduce_bytes
-from models.streaming.operations import Attention, Chain, Normalisation, Residual, channels_behind, norms_of
+from models.streaming.operations import Attention, Chain, Residual, all_norms_of, channels_behind
 from models.streaming.plans import Attended, ForwardPlan, Paired, Split, Step
 from models.streaming.slabs import Slab, even_slabs, read_rows, rows_around
 from models.streaming.work import pieces_of
@@ -62,7 +62,7 @@ def sent_bytes(chain: Chain, plan: ForwardPlan, height: int, width: int, ranks: 
     slabs = even_slabs(height, ranks)
     if ranks == 1:
         return [0]
-    sums = sum(all_reduce_bytes(16 * ranks * norm.groups, ranks) for norm in _norms(chain))
+    sums = sum(all_reduce_bytes(16 * ranks * norm.groups, ranks) for norm in all_norms_of(chain))
     of_all = [exchange for step in plan.steps for exchange in exchanges(chain, step)]
     matrices = [
         2 * chain.channels[index] * chain.scales[index] ** 2 * width
@@ -81,8 +81,3 @@ def _sent_numbers(exchange: Exchange, rank: int, width: int, slabs: Sequence[Sla
     rows = [slab.rows(exchange.scale, exchange.rows) for slab in slabs]
     ranges = [read_rows(reader, rows[rank]) for other, reader in enumerate(rows) if other != rank]
     return sum(stop - start for start, stop in ranges) * exchange.scale * width * exchange.channels
-
-
-def _norms(chain: Chain) -> list[Normalisation]:
-    attention = [one.norm for one in chain.operations if isinstance(one, Attention) and one.norm is not None]
-    return [*norms_of(chain.operations), *attention]

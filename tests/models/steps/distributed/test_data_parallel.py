@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import pytest
 import torch
 
 from models.dit import DiT
@@ -22,14 +21,6 @@ WORKLOAD = Workload(
     seed=5,
 )
 ITERATIONS = 3
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    torch.set_num_threads(1)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def train(workload, isolated=False):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -42,14 +41,6 @@ class Iteration(NamedTuple):
     gradient: Tensor
     image: Tensor
     sent_bytes: int = 0
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    torch.set_num_threads(1)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def iterations(workload: Workload, count: int) -> list[Iteration]:

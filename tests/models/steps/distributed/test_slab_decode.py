@@ -28,14 +28,6 @@ MAPS = (2.0, 1.0, 0.75, 0.5, 0.0)
 CASES = [*((7, 5, 600, maps) for maps in MAPS), (8, 3, 97, 0.75), (3, 2, 1, 2.0), (3, 2, 1, 0.0)]
 
 
-@pytest.fixture(autouse=True)
-def float64():
-    torch.set_num_threads(1)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 def plan_of(chain, height, width, maps, ranks):
     extent = Extent(chain, -(-height // ranks), width, height)
     return forward_plan(extent, max(int(maps * extent.size(len(chain.operations) - 1)), smallest_numbers(extent)))
