@@ -6,13 +6,16 @@ import time
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import weights
 from models.api import STRATEGIES as NAMES
 from models.errors import Unsupported
+from models.network import StyleNetwork
 from models.nin import nin
 from models.steps import graphs, strategies
+from models.steps.lbfgs import LBFGS
 from models.steps.objectives import PlainObjective, StyleTask, gram_matrix
 from models.steps.strategies import STRATEGIES, GramMatrix
 from models.steps.style import gradient_deviation
@@ -60,6 +63,35 @@ def test_every_strategy_computes_the_loss_and_gradient_of_plain(strategy, factor
     loss, actual = gradient(STRATEGIES[strategy](task), image)
     torch.testing.assert_close(loss, expected_loss, rtol=1e-12, atol=0)
     assert (actual - expected).norm() / expected.norm() < 1e-12
+
+
+def two_convolutions():
+    layers = nn.Sequential()
+    for name, layer in (
+        ("conv1", nn.Conv2d(3, 6, 3, padding=1)), ("act1", nn.ReLU()), ("pool", nn.MaxPool2d(2)),
+        ("conv2", nn.Conv2d(6, 8, 3, padding=1)), ("act2", nn.ReLU()),
+    ):  # fmt: skip
+        layers.add_module(name, layer)
+    return StyleNetwork(layers, "act2", {"act1": 0.5, "act2": 0.5}, style_weight=1e3)
+
+
+def image_after(optimizer, objective):
+    [image] = optimizer.param_groups[0]["params"]
+    for _ in range(8):
+        optimizer.step(lambda: objective(image))
+    return image.detach()
+
+
+# Without `winograd`, which is in `fastest` too.
+@pytest.mark.parametrize("strategy", [*OF_ALL_PRECISIONS, pytest.param("compiled", marks=pytest.mark.slow)])
+def test_lbfgs_moves_the_image_with_every_strategy_as_that_of_torch_does_with_plain(strategy):
+    task = task_of(two_convolutions)
+    ours, theirs = (task.content.clone().requires_grad_() for _ in range(2))
+    expected = image_after(torch.optim.LBFGS([theirs], lr=1.0, max_iter=1, history_size=3), PlainObjective(task))
+    actual = image_after(LBFGS(ours, history=3), STRATEGIES[strategy](task))
+    moved = (expected - task.content).norm()
+    assert moved > 0.1
+    assert (actual - expected).norm() / moved < 1e-9
 
 
 def test_checkpointing_saves_less_than_half_the_tensors_for_the_backward_pass():
