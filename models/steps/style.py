@@ -99,7 +99,9 @@ def loaded_network(workload: Workload) -> StyleNetwork:
     Raises:
         InputError: the weights cannot be loaded.
     """
-    network: StyleNetwork = resolve(workload.model)()
+    factory = resolve(workload.model)
+    with weights.Uninitialised():
+        network: StyleNetwork = factory()
     dtype = frozen_type(workload.precision)
     weights.load(network, workload.weights, torch.device(workload.device), workload.seed, dtype)
     return network

@@ -125,3 +125,26 @@ def test_random_weights_keep_the_scale_of_activations():
     weights.load(network, "random", CPU)
     std = network.layers.state_dict()["conv2.weight"].std().item()
     assert std == pytest.approx((2 / 36) ** 0.5, rel=0.2)
+
+
+def test_layers_that_are_made_uninitialised_are_left_as_they_are_and_later_ones_are_initialised():
+    ones = torch.ones(2, 3)
+    with weights.Uninitialised():
+        assert nn.init.constant_(ones, 3.0) is ones
+        assert nn.init.normal_(tensor=ones) is ones
+        assert torch.equal(nn.Parameter(ones) * 2, torch.full((2, 3), 2.0))
+    assert torch.equal(ones, torch.ones(2, 3))
+    assert torch.equal(nn.init.constant_(ones, 3.0), torch.full((2, 3), 3.0))
+
+
+def test_a_network_that_is_made_uninitialised_gets_all_its_weights():
+    def layers():
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+    with weights.Uninitialised():
+        network = StyleNetwork(layers(), "1", {"0": 1.0})
+    expected = StyleNetwork(layers(), "1", {"0": 1.0})
+    for loaded in (network, expected):
+        weights.load(loaded, "random", CPU, seed=3)
+    for key, value in expected.layers.state_dict().items():
+        assert torch.equal(network.layers.state_dict()[key], value), key
