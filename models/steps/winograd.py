@@ -34,12 +34,14 @@ them. Of few tiles the products read 36 weights for each input, and are slower t
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 
 from models.network import StyleNetwork
@@ -54,6 +56,8 @@ _PRODUCT, _SUM = _NEAR**2 * _FAR**2, _NEAR**2 + _FAR**2
 _STRIP_BYTES = 6 * 2**20
 # What `wins` asks for, by the table above.
 _LEAST_CHANNELS, _LEAST_PRODUCTS = 128, 2**22
+# What `wins_with_transform` asks for.
+_LEAST_CHANNELS_AT_USE, _LEAST_POSITIONS_AT_USE = 256, 1024
 # Output channels whose weights are transformed at a time, in float64.
 _CHANNELS_AT_A_TIME = 64
 
@@ -86,6 +90,23 @@ def wins(inputs: int, outputs: int, rows: int, columns: int) -> bool:
     # Multiplications at each of the 36 points.
     products = inputs * outputs * tiles
     return min(inputs, outputs) >= _LEAST_CHANNELS and products >= _LEAST_PRODUCTS
+
+
+def wins_with_transform(inputs: int, outputs: int, positions: int) -> bool:
+    """Whether it is expected to take less time for so many positions if the weights are transformed for them alone.
+
+    Time of direct convolution over that of this one with the transform, within iterations of VGG-19 at 512 px by
+    strategy `streamed` (processor time, one thread of a Zen 3 that four other processes shared), and the transform's
+    share, by channels and side of the tile:
+
+        128 -> 128, 84 to 128 px   0.74 to 1.30    3 %
+        128 -> 256, 65 px          0.95 to 1.28    8 %
+        256 -> 256, 64 px          1.2 to 1.7     10 %
+        256 -> 512, 33 px          0.97 to 1.35   25 %
+        512 -> 512, 32 px          1.3 to 1.8     35 %
+        512 -> 512, 64 px          1.9 to 2.05    13 %
+    """
+    return min(inputs, outputs) >= _LEAST_CHANNELS_AT_USE and positions >= _LEAST_POSITIONS_AT_USE
 
 
 def replace_convolutions(network: StyleNetwork, picture: Tensor, chooses: Chooser) -> list[str]:
@@ -133,15 +154,19 @@ def transformed_weights(weight: Tensor) -> Tensor:
     Computed in float64, so that each is rounded once.
     """
     outputs, inputs = weight.shape[:2]
-    transform = torch.tensor(_filter_transform(), dtype=torch.float64, device=weight.device)
-    # Both axes of the filter at once: (36, 9).
-    both = torch.einsum("ia,jb->ijab", transform, transform).reshape(POINTS, 9)
+    both = point_matrix().to(weight.device)
     points = weight.new_empty(POINTS, inputs, outputs)
     for first in range(0, outputs, _CHANNELS_AT_A_TIME):
         part = weight[first : first + _CHANNELS_AT_A_TIME].to(torch.float64, memory_format=torch.contiguous_format)
         values = both @ part.permute(2, 3, 1, 0).reshape(9, -1)
         points[:, :, first : first + len(part)] = values.view(POINTS, inputs, len(part))
     return points
+
+
+def point_matrix() -> Tensor:
+    """The linear map from the 9 taps of a filter to its 36 points, shape (36, 9), float64: G on both axes at once."""
+    transform = torch.tensor(_filter_transform(), dtype=torch.float64)
+    return torch.einsum("ia,jb->ijab", transform, transform).reshape(POINTS, 9)
 
 
 def _filter_transform() -> list[list[float]]:
@@ -182,24 +207,36 @@ def convolve(features: Tensor, points: Tensor, padding: Sequence[int], bias: Ten
     products = features.new_empty(POINTS, at_a_time * across, outputs)
     # The tiles at the right and at the bottom may read, and compute, positions beyond the padded map.
     beyond = _TILE * across - columns
-    for first in range(0, down, at_a_time):
+    # A prediction of memory needs the first strip only: no other is larger.
+    strips = range(0, at_a_time if isinstance(features, FakeTensor) else down, at_a_time)
+    for first in strips:
         count = min(at_a_time, down - first)
         top, stop = _TILE * first - padding[0], _TILE * (first + count) + 2 - padding[0]
         inside = features[:, :, max(0, top) : max(0, min(stop, features.shape[2]))]
         above = min(max(0, -top), stop - top)
         margins = (padding[1], padding[1] + beyond, above, stop - top - above - inside.shape[2])
-        strip = functional.pad(inside, margins).permute(0, 2, 3, 1).squeeze(0).contiguous()
-        transformed = _transform_inputs(strip, count, across)
         product = products[:, : count * across]
-        torch.bmm(transformed.view(POINTS, count * across, inputs), points, out=product)
-        tiles = _transform_outputs(product.unflatten(1, (count, across)).unflatten(0, (6, 6)))
+        _multiply(functional.pad(inside, margins), points, product, (count, across))
         target = positions[_TILE * first : _TILE * (first + count)]
-        computed = tiles.view(_TILE * count, _TILE * across, outputs)[: target.shape[0], :columns]
-        if bias is None:
-            target.copy_(computed)
-        else:
-            torch.add(computed, bias, out=target)
+        _write_outputs(product.unflatten(1, (count, across)), bias, target)
     return result
+
+
+def _multiply(padded: Tensor, points: Tensor, product: Tensor, tiles: tuple[int, int]) -> None:
+    """The products of a strip's inputs with the weights, at all points; what this takes is free again behind it."""
+    strip = padded.permute(0, 2, 3, 1).squeeze(0).contiguous()
+    torch.bmm(_transform_inputs(strip, *tiles).view(POINTS, math.prod(tiles), -1), points, out=product)
+
+
+def _write_outputs(product: Tensor, bias: Tensor | None, target: Tensor) -> None:
+    """The outputs of a strip, from the products, shape (36, down, across, outputs); what this takes is free again."""
+    _, down, across, outputs = product.shape
+    tiles = _transform_outputs(product.unflatten(0, (6, 6)))
+    computed = tiles.view(_TILE * down, _TILE * across, outputs)[: target.shape[0], : target.shape[1]]
+    if bias is None:
+        target.copy_(computed)
+    else:
+        torch.add(computed, bias, out=target)
 
 
 def _tile_rows_of_a_strip(down: int, across: int, channels: int, element_bytes: int) -> int:
@@ -211,8 +248,10 @@ def _tile_rows_of_a_strip(down: int, across: int, channels: int, element_bytes: 
 def _transform_inputs(strip: Tensor, down: int, across: int) -> Tensor:
     """B^T d B of each tile, shape (6, 6, down, across, channels), from the strip (rows, columns, channels)."""
     rows = strip.new_empty(6, down, *strip.shape[1:])
-    _apply_input_transform([strip[i : i + _TILE * down - 3 : _TILE] for i in range(6)], list(rows))
     points = strip.new_empty(6, 6, down, across, strip.shape[2])
+    if isinstance(strip, FakeTensor):  # a prediction needs the memory only, and some seventy fake operators take long
+        return points
+    _apply_input_transform([strip[i : i + _TILE * down - 3 : _TILE] for i in range(6)], list(rows))
     _apply_input_transform(
         [rows[:, :, i : i + _TILE * across - 3 : _TILE] for i in range(6)], [points[:, i] for i in range(6)]
     )
@@ -236,8 +275,10 @@ def _transform_outputs(products: Tensor) -> Tensor:
     """A^T m A of each tile, shape (down, 4, across, 4, channels), from (6, 6, down, across, channels)."""
     _, _, down, across, channels = products.shape
     rows = products.new_empty(4, 6, down, across, channels)
-    _apply_output_transform(list(products), list(rows))
     tiles = products.new_empty(down, 4, across, 4, channels)
+    if isinstance(products, FakeTensor):  # as above
+        return tiles
+    _apply_output_transform(list(products), list(rows))
     _apply_output_transform([rows[:, i] for i in range(6)], [tiles[:, :, :, i].transpose(0, 1) for i in range(4)])
     return tiles
 

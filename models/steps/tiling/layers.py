@@ -89,18 +89,20 @@ class Convolution(Layer):
         The transposed convolution (Dumoulin & Visin 2016, section 4). torch's function takes the weights as they are,
         and was as fast as a convolution with a flipped copy of them.
         """
-        module = self.module
         # The result covers all inputs of `output_box`; the function's padding crops it symmetrically.
         symmetric, remainder = _split_symmetric(_margins(self.windows.inputs(output_box), input_box))
-        result = functional.conv_transpose2d(
-            gradient, module.weight, None, module.stride, symmetric, 0, module.groups, module.dilation
-        )
-        return pad(result, _negated(remainder))
+        return pad(self._transposed(gradient, symmetric), _negated(remainder))
 
     def _convolve(self, features: Tensor, padding: tuple[int, int]) -> Tensor:
         module = self.module
         return functional.conv2d(
             features, module.weight, module.bias, module.stride, padding, module.dilation, module.groups
+        )
+
+    def _transposed(self, gradient: Tensor, padding: tuple[int, int]) -> Tensor:
+        module = self.module
+        return functional.conv_transpose2d(
+            gradient, module.weight, None, module.stride, padding, 0, module.groups, module.dilation
         )
 
 
