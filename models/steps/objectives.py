@@ -161,10 +161,10 @@ def loss_value(objective: Objective, image: Tensor, loss: Tensor | None) -> floa
 class PlainObjective(Objective):
     """The formulation of the paper, differentiated by autograd.
 
-    A loop over a chain of layers with loss modules in it, the usual program, does the same operations. Turn by turn the
-    two took the same time (one thread of a Zen 3, 256 px: ratio 0.96 to 0.97). What differs from process to process, in
-    both, is how much memory glibc returns to the kernel: 0 to 33 000 page faults an iteration at 256 px, 4 to 5
-    microseconds each, at most 8 % of an iteration. `fastest` keeps its memory, and has none.
+    A loop over a chain of layers with loss modules in it, the usual program, does the same operations, and turn by turn
+    takes no less time (docs/results.md). What differs from process to process, in both, is how much memory glibc
+    returns to the kernel: 0 to 33 000 page faults an iteration at 256 px, 4 to 5 microseconds each on a Zen 3, at most
+    8 % of an iteration. `fastest` keeps its memory, and has none.
     """
 
     def __init__(self, task: StyleTask) -> None:
