@@ -19,7 +19,8 @@ float32, and float64 for tests.
 Only on the cpu: on an accelerator the library chooses among its own algorithms, cuDNN's Winograd among them.
 
 Time of direct convolution (torch's, channels last) over that of this one; medians of CPU time, one thread of a Zen 3
-with AVX2 that other processes shared, torch 2.14, without the transform of the weights:
+with AVX2 that other processes shared, torch 2.14, without the transform of the weights. First with transforms by torch,
+then with compiled ones (`models/steps/winograd_transforms.py`):
 
     channels      128 px   64 px   32 px   16 px   8 px (height and width of the map)
     64 -> 128     0.67
@@ -29,12 +30,21 @@ with AVX2 that other processes shared, torch 2.14, without the transform of the 
     256 -> 512                     1.59
     512 -> 512                     1.85    1.16    0.82
 
+    64 -> 64      0.93
+    64 -> 128     1.09     1.10
+    128 -> 128    1.58     1.51    1.24
+    128 -> 256             1.80    1.44
+    256 -> 256             2.28    1.77    1.35
+    256 -> 512                     2.27
+    512 -> 512             2.56    2.22    1.42    0.81
+
 The transforms take the same time per channel whatever the number of channels that it meets: few channels do not pay for
-them. Of few tiles the products read 36 weights for each input, and are slower than the convolution. Hence `wins`.
+them. Of few tiles the products read 36 weights for each input, and are slower than the convolution. Hence `wins`, by
+the first table: the same layers with and without a compiler. With one, the others that gain are a hundredth of an
+iteration at 256 px.
 """
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any, TypeGuard
@@ -42,15 +52,10 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.nn import functional
 
 from models.network import StyleNetwork
+from models.steps.winograd_transforms import FAR, NEAR, POINTS, PRODUCT, TILE, Strip, transforms_of
 
-POINTS = 36
-_TILE = 4  # outputs on a side of a tile, which reads two inputs more
-# The finite points other than 0 are +-_NEAR and +-_FAR.
-_NEAR, _FAR = 5 / 8, 3 / 2
-_PRODUCT, _SUM = _NEAR**2 * _FAR**2, _NEAR**2 + _FAR**2
 # The transformed inputs of a strip of tiles take so many bytes: the passes over them stay in cache, while each of the
 # 36 products still has enough rows.
 _STRIP_BYTES = 6 * 2**20
@@ -86,7 +91,7 @@ def wins(inputs: int, outputs: int, rows: int, columns: int) -> bool:
 
     A rule, and no trial: on a busy machine a trial would choose differently in two runs, and change digits of results.
     """
-    tiles = -(-rows // _TILE) * -(-columns // _TILE)
+    tiles = -(-rows // TILE) * -(-columns // TILE)
     # Multiplications at each of the 36 points.
     products = inputs * outputs * tiles
     return min(inputs, outputs) >= _LEAST_CHANNELS and products >= _LEAST_PRODUCTS
@@ -145,7 +150,10 @@ def is_applicable(module: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 def facts(layers: Sequence[str]) -> dict[str, Any]:
     """What the record says of these layers, in which the algorithm is used; nothing if there are none."""
-    return {"winograd": {"tile": "F(4x4, 3x3)", "layers": [*layers], "transforms": "eager"}} if layers else {}
+    if not layers:
+        return {}
+    transforms = transforms_of(torch.empty(0)).name
+    return {"winograd": {"tile": "F(4x4, 3x3)", "layers": [*layers], "transforms": transforms}}
 
 
 def transformed_weights(weight: Tensor) -> Tensor:
@@ -171,8 +179,8 @@ def point_matrix() -> Tensor:
 
 def _filter_transform() -> list[list[float]]:
     """The matrix G: 1, x and x^2 at each point x, over the product of its distances from the other finite points."""
-    rows = [[1 / _PRODUCT, 0.0, 0.0]]
-    for square, other in ((_NEAR**2, _FAR**2), (_FAR**2, _NEAR**2)):
+    rows = [[1 / PRODUCT, 0.0, 0.0]]
+    for square, other in ((NEAR**2, FAR**2), (FAR**2, NEAR**2)):
         distances = 2 * square * (square - other)
         rows += [[1 / distances, point / distances, square / distances] for point in (square**0.5, -(square**0.5))]
     return [*rows, [0.0, 0.0, 1.0]]
@@ -197,100 +205,35 @@ def convolve(features: Tensor, points: Tensor, padding: Sequence[int], bias: Ten
     inputs, outputs = points.shape[1:]
     height, width = (size + 2 * amount for size, amount in zip(features.shape[2:], padding, strict=True))
     rows, columns = height - 2, width - 2
-    down, across = -(-rows // _TILE), -(-columns // _TILE)
+    down, across = -(-rows // TILE), -(-columns // TILE)
     at_a_time = _tile_rows_of_a_strip(down, across, max(inputs, outputs), features.element_size())
+    transforms = transforms_of(features)
+    features = features.contiguous(memory_format=torch.channels_last)
     # No view of another tensor, which the in-place ReLU behind it could not change.
     result = torch.empty(
         (1, outputs, rows, columns), dtype=features.dtype, device=features.device, memory_format=torch.channels_last
     )
     positions = result.permute(0, 2, 3, 1).squeeze(0)
-    products = features.new_empty(POINTS, at_a_time * across, outputs)
-    # The tiles at the right and at the bottom may read, and compute, positions beyond the padded map.
-    beyond = _TILE * across - columns
+    transformed, products = (
+        features.new_empty(POINTS * at_a_time * across * channels) for channels in (inputs, outputs)
+    )
     # A prediction of memory needs the first strip only: no other is larger.
-    strips = range(0, at_a_time if isinstance(features, FakeTensor) else down, at_a_time)
-    for first in strips:
-        count = min(at_a_time, down - first)
-        top, stop = _TILE * first - padding[0], _TILE * (first + count) + 2 - padding[0]
-        inside = features[:, :, max(0, top) : max(0, min(stop, features.shape[2]))]
-        above = min(max(0, -top), stop - top)
-        margins = (padding[1], padding[1] + beyond, above, stop - top - above - inside.shape[2])
-        product = products[:, : count * across]
-        _multiply(functional.pad(inside, margins), points, product, (count, across))
-        target = positions[_TILE * first : _TILE * (first + count)]
-        _write_outputs(product.unflatten(1, (count, across)), bias, target)
+    for first in range(0, at_a_time if isinstance(features, FakeTensor) else down, at_a_time):
+        strip = Strip(TILE * first - padding[0], -padding[1], min(at_a_time, down - first), across)
+        factor, product = (
+            whole[: POINTS * strip.tiles * channels].view(POINTS, strip.tiles, channels)
+            for whole, channels in ((transformed, inputs), (products, outputs))
+        )
+        transforms.inputs(features, strip, factor)
+        torch.bmm(factor, points, out=product)
+        transforms.outputs(product, strip, bias, positions[TILE * first : TILE * (first + strip.down)])
     return result
-
-
-def _multiply(padded: Tensor, points: Tensor, product: Tensor, tiles: tuple[int, int]) -> None:
-    """The products of a strip's inputs with the weights, at all points; what this takes is free again behind it."""
-    strip = padded.permute(0, 2, 3, 1).squeeze(0).contiguous()
-    torch.bmm(_transform_inputs(strip, *tiles).view(POINTS, math.prod(tiles), -1), points, out=product)
-
-
-def _write_outputs(product: Tensor, bias: Tensor | None, target: Tensor) -> None:
-    """The outputs of a strip, from the products, shape (36, down, across, outputs); what this takes is free again."""
-    _, down, across, outputs = product.shape
-    tiles = _transform_outputs(product.unflatten(0, (6, 6)))
-    computed = tiles.view(_TILE * down, _TILE * across, outputs)[: target.shape[0], : target.shape[1]]
-    if bias is None:
-        target.copy_(computed)
-    else:
-        torch.add(computed, bias, out=target)
 
 
 def _tile_rows_of_a_strip(down: int, across: int, channels: int, element_bytes: int) -> int:
     row_bytes = POINTS * across * channels * element_bytes
     strips = max(1, -(-down * row_bytes // _STRIP_BYTES))
     return -(-down // min(strips, down))  # strips of one size, as nearly as can be
-
-
-def _transform_inputs(strip: Tensor, down: int, across: int) -> Tensor:
-    """B^T d B of each tile, shape (6, 6, down, across, channels), from the strip (rows, columns, channels)."""
-    rows = strip.new_empty(6, down, *strip.shape[1:])
-    points = strip.new_empty(6, 6, down, across, strip.shape[2])
-    if isinstance(strip, FakeTensor):  # a prediction needs the memory only, and some seventy fake operators take long
-        return points
-    _apply_input_transform([strip[i : i + _TILE * down - 3 : _TILE] for i in range(6)], list(rows))
-    _apply_input_transform(
-        [rows[:, :, i : i + _TILE * across - 3 : _TILE] for i in range(6)], [points[:, i] for i in range(6)]
-    )
-    return points
-
-
-def _apply_input_transform(d: Sequence[Tensor], out: Sequence[Tensor]) -> None:
-    """Multiply by B^T, in which points of opposite sign share their terms: six tensors to six others."""
-    torch.add(d[4], d[0], alpha=_PRODUCT, out=out[0]).sub_(d[2], alpha=_SUM)
-    even, odd = torch.sub(d[4], d[2], alpha=_FAR**2), torch.sub(d[3], d[1], alpha=_FAR**2)
-    torch.add(even, odd, alpha=_NEAR, out=out[1])
-    torch.sub(even, odd, alpha=_NEAR, out=out[2])
-    torch.sub(d[4], d[2], alpha=_NEAR**2, out=even)
-    torch.sub(d[3], d[1], alpha=_NEAR**2, out=odd)
-    torch.add(even, odd, alpha=_FAR, out=out[3])
-    torch.sub(even, odd, alpha=_FAR, out=out[4])
-    torch.add(d[5], d[1], alpha=_PRODUCT, out=out[5]).sub_(d[3], alpha=_SUM)
-
-
-def _transform_outputs(products: Tensor) -> Tensor:
-    """A^T m A of each tile, shape (down, 4, across, 4, channels), from (6, 6, down, across, channels)."""
-    _, _, down, across, channels = products.shape
-    rows = products.new_empty(4, 6, down, across, channels)
-    tiles = products.new_empty(down, 4, across, 4, channels)
-    if isinstance(products, FakeTensor):  # as above
-        return tiles
-    _apply_output_transform(list(products), list(rows))
-    _apply_output_transform([rows[:, i] for i in range(6)], [tiles[:, :, :, i].transpose(0, 1) for i in range(4)])
-    return tiles
-
-
-def _apply_output_transform(m: Sequence[Tensor], out: Sequence[Tensor]) -> None:
-    """Multiply by A^T, the powers of the points: six tensors to four others."""
-    even, far_even = m[1] + m[2], m[3] + m[4]
-    torch.add(m[0], even, out=out[0]).add_(far_even)
-    torch.mul(even, _NEAR**2, out=out[2]).add_(far_even, alpha=_FAR**2)
-    odd, far_odd = torch.sub(m[1], m[2], out=even), torch.sub(m[3], m[4], out=far_even)
-    torch.mul(odd, _NEAR, out=out[1]).add_(far_odd, alpha=_FAR)
-    torch.add(m[5], odd, alpha=_NEAR**3, out=out[3]).add_(far_odd, alpha=_FAR**3)
 
 
 class _Convolve(torch.autograd.Function):
