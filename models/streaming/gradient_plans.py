@@ -114,7 +114,7 @@ def _portion(extent: Extent, base: int, end: int, numbers: float) -> _Way | None
         if stop not in best:
             continue
         for source in range(base, stop):
-            for find in (_to_source, _keeping):
+            for find in (_to_source, _with_kept):
                 way = find(extent, (base, end), best[stop], source, stop, numbers)
                 if way is not None and (source not in best or way.cost < best[source].cost):
                     best[source] = way
@@ -151,7 +151,7 @@ def _to_source(
     return reached.get(source)
 
 
-def _keeping(
+def _with_kept(
     extent: Extent, portion: tuple[int, int], before: _Way, source: int, stop: int, numbers: float
 ) -> _Way | None:
     """The best way back through maps of one size, from `stop` to `source`, with as many of them kept as fit."""

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from models.streaming.arena import strips
 from models.streaming.gradient_graph import Graph, Node, Turn, bits
-from models.streaming.operations import Convolution, Nearest, Residual, UpsamplingConvolution
+from models.streaming.operations import Residual, row_before, scale_of
 from models.streaming.row_gradients import RowSum, gradient_stream
 from models.streaming.rows import RowQueue, Statistics, Stream, stream_of
+from models.streaming.slabs import rows_around
 
 
 class GraphPass:
@@ -225,18 +226,17 @@ class _Written:
 def _row_before(node: Node, row: int) -> int:
     """The first row of the inputs that a map needs from a row on."""
     operation = node.operation
-    if isinstance(operation, UpsamplingConvolution):
-        return max(0, 2 * row - 1 if node.back else row // 2 - 1)
-    if isinstance(operation, Nearest):
-        return 2 * row if node.back else row // 2
-    return max(0, row - operation.side // 2) if isinstance(operation, Convolution) else row
+    if isinstance(operation, Residual) or operation is None:
+        return row
+    if node.back and scale_of(operation) > 1:
+        return max(0, 2 * row - rows_around([operation]))
+    return max(0, row_before([operation], row))
 
 
 def _first_row(node: Node, row: int) -> int:
     """The first row of a map that comes of the inputs from a row on."""
     operation = node.operation
-    if isinstance(operation, UpsamplingConvolution):
-        return (row + 1) // 2 if node.back else 2 * (row + 1) if row else 0
-    if isinstance(operation, Nearest):
-        return row // 2 if node.back else 2 * row
-    return row + operation.side // 2 if row and isinstance(operation, Convolution) else row
+    if isinstance(operation, Residual) or operation is None:
+        return row
+    inner = row + rows_around([operation]) if row else 0
+    return -(-inner // scale_of(operation)) if node.back else scale_of(operation) * inner

@@ -79,7 +79,7 @@ def _best_of(
     always = 1 if incoming_is_placed else 1 | incoming
     states = [_State(incoming if incoming_is_placed else 0, 0)]
     for number, turn in enumerate(graph.turns):
-        worthy = _worth_keeping(graph, number, place_point(chain, stop), chain)
+        worthy = _useful(graph, number, place_point(chain, stop), chain)
         best: dict[tuple[int, int], _State] = {}
         passed = sorted(_passed(graph, states, always, (turn.gradient, turn.activation), share), key=_work)
         for state, passing, work in passed[:ways]:
@@ -120,7 +120,7 @@ def _work(passed: tuple[_State, int, float]) -> float:
     return passed[2]
 
 
-def _worth_keeping(graph: Graph, number: int, point: int, chain: Chain) -> int:
+def _useful(graph: Graph, number: int, point: int, chain: Chain) -> int:
     """The inputs of the normalisations from turn `number` on, and the last gradients, if they fit into a place."""
     turns = graph.turns[number : number + _NEXT]
     ends = sorted({*graph.gradients, *(turn.gradient for turn in graph.turns)})

@@ -130,6 +130,6 @@ def test_the_gradient_plans_of_these_tests_keep_whole_maps_and_parts_and_nothing
         for step in portion.steps
     ]
     assert {True, False} == {step.kept is None for step in steps}
-    keeping = [step for step in steps if step.kept is not None]
-    assert {True, False} == {step.part_rows > 0 and any(step.kept.part) for step in keeping}
-    assert max(len(kept) for step in keeping for kept in step.kept.whole) == 4
+    with_kept = [step for step in steps if step.kept is not None]
+    assert {True, False} == {step.part_rows > 0 and any(step.kept.part) for step in with_kept}
+    assert max(len(kept) for step in with_kept for kept in step.kept.whole) == 4
