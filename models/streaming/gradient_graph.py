@@ -99,30 +99,32 @@ class Graph:
     def forward(self, operation: Operation, source: int) -> int:
         """The map behind an operation."""
         self._inputs[operation] = source
-        before, inputs = self.nodes[source], (source,)
+        before, inputs = self.nodes[source], [source]
         area, work = before.scale**2, work_of(operation)
         if isinstance(operation, Residual):
             inner = source
             for one in operation.body:
                 inner = self.forward(one, inner)
-            inputs, work = (inner, source), _shortcut_work(operation)
+            inputs, work = [inner, source], _shortcut_work(operation)
         channels = channels_behind(operation, before.channels)
-        return self.add(Node(operation, False, inputs, channels, before.scale * scale_of(operation), work * area))
+        return self.add(
+            Node(operation, False, tuple(inputs), channels, before.scale * scale_of(operation), work * area)
+        )
 
     def backward(self, operation: Operation, gradient: int) -> int:
         """The gradient before an operation."""
-        before, inputs = self.nodes[self._inputs[operation]], (gradient,)
+        before, inputs = self.nodes[self._inputs[operation]], [gradient]
         work = work_of(operation)
         if isinstance(operation, Residual):
             inner = gradient
             for one in reversed(operation.body):
                 inner = self.backward(one, inner)
-            inputs, work = (inner, gradient), _shortcut_work(operation)
+            inputs, work = [inner, gradient], _shortcut_work(operation)
         elif isinstance(operation, Normalisation | Activation):
-            inputs = gradient, self._inputs[operation]
+            inputs.append(self._inputs[operation])
             if isinstance(operation, Normalisation):
-                self.turns.append(Turn(operation, *inputs))
-        return self.add(Node(operation, True, inputs, before.channels, before.scale, work * before.scale**2))
+                self.turns.append(Turn(operation, gradient, self._inputs[operation]))
+        return self.add(Node(operation, True, tuple(inputs), before.channels, before.scale, work * before.scale**2))
 
 
 @lru_cache(maxsize=1024)

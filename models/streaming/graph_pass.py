@@ -78,11 +78,11 @@ class GraphPass:
             if node not in needed:
                 rows[node] = self._reader(node, first[node])
                 continue
-            one = self._computer(node, computed_from[node], rows)
+            rows[node] = computer = self._computer(node, computed_from[node], rows)
             if computed_from[node] > first[node]:
-                one = _Joined(self._reader(node, first[node]), one, first[node], computed_from[node])
-                self._computed.append(one)
-            rows[node] = one
+                joined = _Joined(self._reader(node, first[node]), computer, first[node], computed_from[node])
+                self._computed.append(joined)
+                rows[node] = joined
         return rows
 
     def _reader(self, node: int, first: int) -> "_Read":
@@ -148,7 +148,7 @@ class _Read(_Producer):
     def lies_at(self, other: Tensor) -> bool:
         """Whether the map's memory begins where another's does."""
         ours, theirs = (one.untyped_storage()._cdata for one in (self._features, other))
-        return ours == theirs and self._features.storage_offset() == other.storage_offset()
+        return ours == theirs and int(self._features.storage_offset()) == int(other.storage_offset())
 
     def advance(self) -> None:
         strip, self.done = next(self._strips)

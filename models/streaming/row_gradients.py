@@ -97,7 +97,8 @@ class RowSum(Stream):
     """
 
     def __init__(self, others: RowQueue, shortcut: Convolution | None, back: bool) -> None:
-        self._others, self._shortcut = others, identity
+        self._others = others
+        self._shortcut: Callable[[Tensor], Tensor] = identity
         if shortcut is not None:
             self._shortcut = _pointwise_gradient(shortcut) if back else pointwise(shortcut)
 
