@@ -58,6 +58,10 @@ class Step(ABC):
         """Algorithms that the step chose in place of the library's, for the record; empty if there are none."""
         return {}
 
+    def plan(self) -> Mapping[str, Any]:
+        """How the step uses its memory, for the record; empty if it plans nothing."""
+        return {}
+
     def on_progress(self, report: Callable[[int, int], None]) -> None:
         """Call `report(done, total)` after each part of an iteration; does nothing for a step without parts."""
         del report

@@ -4,7 +4,7 @@ Row streams compute the same image and gradient, in the memory that there is. Th
 computed again, follows from `Workload.memory_bytes`. The images of a batch are decoded one after the other.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -54,6 +54,9 @@ class StreamedForward(Decode):
         ranks = self._ranks_of_image()  # may shorten the latents
         self._streams = Streams(self, workload, ranks)
 
+    def plan(self) -> Mapping[str, Any]:
+        return self._streams.decoder.plan.facts()
+
     def on_progress(self, report: Callable[[int, int], None]) -> None:
         self._streams.report = report
 
@@ -76,6 +79,9 @@ class StreamedInputGradient(InputGradient):
         super().__init__(workload)
         self._latents = self._latents.detach()
         self._streams = Streams(self, workload, OneRank())
+
+    def plan(self) -> Mapping[str, Any]:
+        return self._streams.decoder.plan.facts()
 
     def on_progress(self, report: Callable[[int, int], None]) -> None:
         self._streams.report = report

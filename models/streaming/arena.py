@@ -32,9 +32,9 @@ class Arena:
         assert last <= self._memory.numel(), f"a map ends at {last} of {self._memory.numel()} numbers"
         return self._memory.as_strided((1, channels, height, width), (height * row, 1, row, channels), offset)
 
-    def map_at_end(self, channels: int, height: int, width: int) -> Tensor:
-        """An uninitialised map without gaps whose last number is the arena's last."""
-        return self.map(channels, height, width, offset=self._memory.numel() - channels * height * width)
+    def map_at_end(self, channels: int, height: int, width: int, behind: int = 0) -> Tensor:
+        """An uninitialised map without gaps, with so many numbers of the arena behind it."""
+        return self.map(channels, height, width, offset=self._memory.numel() - behind - channels * height * width)
 
     def matrices(self, count: int, positions: int, channels: int, offset: int) -> Tensor:
         """Uninitialised matrices, shape (count, positions, channels)."""

@@ -19,7 +19,7 @@ from models.streaming.slabs import OneRank, Ranks, rows_around
 from models.streaming.work import Extent, portions
 
 # Strips that streams hold at a time, in the largest maps' channels; measured (tests/models/steps/test_decoding.py).
-_FORWARD_STRIPS, _GRADIENT_STRIPS = 7, 14
+_FORWARD_STRIPS, _GRADIENT_STRIPS = 7, 10
 # Rows of the latents that stand for all in predictions: memory beside the arena depends on the width only.
 _FAKE_ROWS = 8
 # Products of an attention: two forward; backward seven, two of them to compute the weights' normaliser again.

@@ -1,22 +1,23 @@
 """Takes the gradient at an image back to the latents, by the steps of a plan, in one arena.
 
-The statistics of all normalisations are known from the forward pass. Every pass runs two streams side by side: one
-computes activations again from a stored map, the other takes the gradient back, row by row. A normalisation's gradient
-needs two sums over the whole image, and so a pass of its own.
+The statistics of all normalisations are known from the forward pass. A pass computes activations again from a stored
+map, and takes the gradient back beside them, row by row. A normalisation's gradient needs two sums over the whole
+image, and so a pass of its own; what passes can be kept for the next.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
 from models.streaming.arena import Arena, strips, write_rows
 from models.streaming.attention import attention_gradient
 from models.streaming.forward import ForwardPass, no_progress
+from models.streaming.gradient_graph import graph_of
 from models.streaming.gradient_plans import Back, GradientPlan, Portion
-from models.streaming.operations import Attention, Chain, Normalisation, Operation
-from models.streaming.row_gradients import gradient_streams, gradient_streams_to
-from models.streaming.rows import Pipeline, Recorder, RowQueue, Stream, path_to, streams_of
-from models.streaming.work import marks
+from models.streaming.graph_pass import GraphPass
+from models.streaming.kept_maps import place_point
+from models.streaming.operations import Attention, Chain
+from models.streaming.rows import Pipeline, streams_of
 
 
 class GradientPass:
@@ -84,18 +85,25 @@ class GradientPass:
             out: takes it, if it is the last step of a portion.
         """
         if out is None:
-            out = self._place(step, source, gradient)
-        recorded = [mark.operation for mark in marks(self._chain, step.start, step.stop)]
-        for operation in reversed(recorded):
-            if isinstance(operation, Normalisation):
-                wanted = recorded[recorded.index(operation) :]
-                for _ in self._passed(step, source, gradient, wanted, target=operation):
-                    pass
-                self._statistics[operation].finish_gradient()
-        write_rows(self._passed(step, source, gradient, recorded, target=None), out)
+            out = self._own_place(step, source, gradient)
+        graph = graph_of(self._chain, step.source, step.start, step.stop)
+        rows = source.shape[2] // self._chain.scales[step.source]
+        heights = [node.scale * rows for node in graph.nodes]
+        maps = {0: source, graph.incoming: gradient}
+        places = None if step.kept is None else _Places(self._chain, self._arena, step, source, gradient)
+
+        def strip_rows(features: Tensor, node: int) -> int:
+            return self._rows(features, self._chain.scales.index(graph.nodes[node].scale), step.stop)
+
+        for number, turn in enumerate(graph.turns):
+            following = maps if places is None else places.behind(number, maps)
+            written = {node: features for node, features in following.items() if maps.get(node) is not features}
+            GraphPass(graph, maps, heights, self._statistics, strip_rows)(turn, written)
+            maps = following
+        GraphPass(graph, maps, heights, self._statistics, strip_rows)(None, {graph.outgoing: out})
         return out
 
-    def _place(self, step: Back, source: Tensor, gradient: Tensor) -> Tensor:
+    def _own_place(self, step: Back, source: Tensor, gradient: Tensor) -> Tensor:
         """Memory for the gradient at the start of a step."""
         if step.start == step.source:
             return source  # its rows are overwritten once they have been read
@@ -107,34 +115,56 @@ class GradientPass:
         at_start = self._arena.holds(source) and source.storage_offset() == 0
         return self._arena.map_at_end(channels, height, width) if at_start else self._arena.map(channels, height, width)
 
-    def _passed(
-        self, step: Back, source: Tensor, gradient: Tensor, recorded: Sequence[Operation], target: Normalisation | None
-    ) -> Iterator[Tensor]:
-        """What comes out of the streams back to a normalisation, whose sums they measure, or to the step's start.
-
-        Args:
-            recorded: the operations whose input is needed, in order.
-        """
-        chain = self._chain
-        inputs = {operation: RowQueue() for operation in recorded}
-        if recorded:
-            last = recorded[-1]
-            before = streams_of(path_to(chain.operations[step.source : step.stop], last), self._statistics, inputs)
-            forward: list[Stream] = [*before, Recorder(inputs[last])]
-            pipeline = Pipeline(forward)
-            activations = strips(source, self._rows(source, step.source, step.stop))
-
-            def advance() -> None:
-                pipeline.push(*next(activations))
-
-            for queue in inputs.values():
-                queue.advance = advance
-        operations = chain.operations[step.start : step.stop]
-        if target is None:
-            streams = gradient_streams(operations, self._statistics, inputs)
-        else:
-            streams = gradient_streams_to(operations, target, self._statistics, inputs)
-        return Pipeline(streams).passed(strips(gradient, self._rows(gradient, step.stop, step.stop)))
-
     def _rows(self, features: Tensor, start: int, stop: int) -> int:
         return self._forward.rows_per_strip(features, start, stop)
+
+
+class _Places:
+    """Where the maps lie that a step keeps: side by side, from the end of the arena where its source is not."""
+
+    def __init__(self, chain: Chain, arena: Arena, step: Back, source: Tensor, gradient: Tensor) -> None:
+        assert step.kept is not None, "the step keeps nothing"
+        self._arena, self._kept = arena, step.kept
+        point = place_point(chain, step.stop)
+        self._channels = chain.channels[point]
+        self._height, self._width = (
+            side * chain.scales[point] // chain.scales[step.source] for side in source.shape[2:]
+        )
+        # Heights are those of the plan, but in predictions.
+        self._part_rows = max(1, step.part_rows * self._height // step.rows) if step.part_rows else 0
+        if arena.holds(source):
+            self._from_start = source.storage_offset() > 0
+        else:
+            self._from_start = not arena.holds(gradient) or gradient.storage_offset() == 0
+        graph = graph_of(chain, step.source, step.source, step.stop)
+        self._always = {0: source}
+        self._indices: dict[int, int] = {}
+        if arena.holds(gradient):
+            self._indices[graph.incoming] = 0
+        else:
+            self._always[graph.incoming] = gradient
+        self._count, self._part = step.places, 0
+
+    def behind(self, number: int, maps: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """The maps that are there behind a pass, of those before it the same tensors.
+
+        Args:
+            number: of the pass.
+        """
+        whole, part = self._kept.whole[number], self._kept.part[number]
+        self._indices = {node: index for node, index in self._indices.items() if node in whole}
+        following = self._always | {node: maps[node] for node in self._indices}
+        free = [index for index in range(self._count) if index not in self._indices.values()]
+        for node, index in zip(sorted(whole - self._indices.keys()), free, strict=False):
+            self._indices[node] = index
+            following[node] = self._place(index, self._height)
+        if part:
+            following[part] = maps[part] if part == self._part else self._place(self._count, self._part_rows)
+        self._part = part
+        return following
+
+    def _place(self, index: int, rows: int) -> Tensor:
+        beside = index * self._channels * self._height * self._width
+        if self._from_start:
+            return self._arena.map(self._channels, rows, self._width, offset=beside)
+        return self._arena.map_at_end(self._channels, rows, self._width, behind=beside)

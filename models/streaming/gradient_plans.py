@@ -9,17 +9,30 @@ import math
 from bisect import bisect_left
 from dataclasses import dataclass
 
+from models.streaming.kept_maps import MOST_PLACES, Kept, best_kept, place_point
+from models.streaming.operations import scale_of
 from models.streaming.plans import attention_gradient_numbers
 from models.streaming.work import Extent, gradient_work, portions
 
 
 @dataclass(frozen=True)
 class Back:
-    """Takes the gradient from point `stop` to `start`, with activations computed from the map at `source`."""
+    """Takes the gradient from point `stop` to `start`, with activations computed from the map at `source`.
+
+    Attributes:
+        kept: what is kept between its passes, if `start` is `source`; None for nothing but the gradient at `stop`.
+        places: in the arena, for whole maps that are kept.
+        part_rows: of the map that is kept in part, as many as have a place.
+        rows: of a whole one.
+    """
 
     source: int
     start: int
     stop: int
+    kept: Kept | None = None
+    places: int = 0
+    part_rows: int = 0
+    rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,9 +114,10 @@ def _portion(extent: Extent, base: int, end: int, numbers: float) -> _Way | None
         if stop not in best:
             continue
         for source in range(base, stop):
-            way = _to_source(extent, (base, end), best[stop], source, stop, numbers)
-            if way is not None and (source not in best or way.cost < best[source].cost):
-                best[source] = way
+            for find in (_to_source, _with_kept):
+                way = find(extent, (base, end), best[stop], source, stop, numbers)
+                if way is not None and (source not in best or way.cost < best[source].cost):
+                    best[source] = way
     return best.get(base)
 
 
@@ -135,6 +149,35 @@ def _to_source(
             if start not in reached or way.cost < reached[start].cost:
                 reached[start] = way
     return reached.get(source)
+
+
+def _with_kept(
+    extent: Extent, portion: tuple[int, int], before: _Way, source: int, stop: int, numbers: float
+) -> _Way | None:
+    """The best way back through maps of one size, from `stop` to `source`, with as many of them kept as fit."""
+    (base, end), chain = portion, extent.chain
+    inner = chain.operations[source + 1 : stop]
+    ends_of_size = (
+        source == base or scale_of(chain.operations[source]) > 1,
+        stop == end or scale_of(chain.operations[stop]) > 1,
+    )
+    if not all(ends_of_size) or any(scale_of(operation) > 1 for operation in inner):
+        return None
+    point = place_point(chain, stop)
+    beside, size, row = 0 if source == base else extent.size(source), extent.size(point), extent.row(point)
+    if beside > numbers:
+        return None
+    places, part_rows = MOST_PLACES, 0
+    if numbers - beside < MOST_PLACES * size:
+        places = int(numbers - beside) // size
+        part_rows = (int(numbers - beside) - places * size) // row
+    kept = best_kept(chain, source, stop, places, stop != end, part_rows / extent.rows(point))
+    if kept is None:
+        return None
+    again = 0 if source == base else sum(chain.work[base:source])
+    step = Back(source, source, stop, kept, places, part_rows, extent.rows(point))
+    work = round((again + kept.work) * extent.positions)
+    return before.then(step, work, beside + places * size + part_rows * row)
 
 
 def _fits_in_place(extent: Extent, start: int, stop: int, end: int) -> bool:

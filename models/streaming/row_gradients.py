@@ -1,10 +1,10 @@
 """Backward streams: from the rows of the gradient at an operation's output to those of the gradient at its input.
 
 They work like the forward streams, in the same order of rows. What the gradient needs of the input itself, the rows of
-a normalisation or an activation, comes from queues that a forward stream fills.
+a normalisation or an activation, comes from queues that forward streams fill.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -16,25 +16,21 @@ from models.streaming.operations import (
     Nearest,
     Normalisation,
     Operation,
-    Residual,
     UpsamplingConvolution,
 )
 from models.streaming.rows import (
+    BOTH,
     OverlappingStrips,
-    Pipeline,
     RowConvolution,
     RowMap,
     RowQueue,
-    RowResidual,
     Statistics,
     Stream,
-    contains,
+    Zeros,
     identity,
+    pointwise,
 )
 from models.streaming.statistics import NormStatistics, wide
-
-# For each normalisation and activation, the rows of its input.
-Inputs = Mapping[Operation, RowQueue]
 
 
 class NormGradient(Stream):
@@ -46,19 +42,6 @@ class NormGradient(Stream):
     def push(self, rows: Tensor | None, last: bool) -> Tensor | None:
         del last
         return None if rows is None else self._statistics.input_gradient(rows, self._inputs.take(rows.shape[2]))
-
-
-class NormGradientSums(Stream):
-    """Adds to the two sums of a normalisation; nothing comes out."""
-
-    def __init__(self, statistics: NormStatistics, inputs: RowQueue) -> None:
-        self._statistics, self._inputs = statistics, inputs
-
-    def push(self, rows: Tensor | None, last: bool) -> Tensor | None:
-        del last
-        if rows is not None:
-            self._statistics.add_gradient(rows, self._inputs.take(rows.shape[2]))
-        return None
 
 
 class ActivationGradient(Stream):
@@ -78,12 +61,12 @@ class ActivationGradient(Stream):
 class UpsamplingGradient(Stream):
     """Through nearest x2 and 3x3: one convolution of 4x4 with stride 2."""
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, zeros: Zeros = BOTH) -> None:
         full = transposed(wide(weight))
         shifted = [pad(full, (column, 1 - column, row, 1 - row)) for row in (0, 1) for column in (0, 1)]
         self._weight = torch.stack(shifted).sum(0).to(weight.dtype)
         # An output row takes four rows, from the one above its own two to the one below.
-        self._windows = OverlappingStrips(multiple=2)
+        self._windows = OverlappingStrips(multiple=2, zeros=zeros)
 
     def push(self, rows: Tensor | None, last: bool) -> Tensor | None:
         window = self._windows.push(rows, last)
@@ -106,27 +89,39 @@ class NearestGradient(Stream):
         return window[:, :, :even].unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).sum((3, 5)) if even else None
 
 
-def gradient_streams(operations: Sequence[Operation], statistics: Statistics, inputs: Inputs) -> list[Stream]:
-    """The streams from the gradient behind the operations to that before them.
+class RowSum(Stream):
+    """The gradient before a residual, or the map behind it: the body's, and the other end's through the shortcut.
 
     Args:
-        inputs: for each normalisation and activation, the rows of its input.
+        others: rows of the gradient behind the residual, or of the map before it.
     """
-    return [_gradient_of(operation, statistics, inputs) for operation in reversed(operations)]
+
+    def __init__(self, others: RowQueue, shortcut: Convolution | None, back: bool) -> None:
+        self._others = others
+        self._shortcut: Callable[[Tensor], Tensor] = identity
+        if shortcut is not None:
+            self._shortcut = _pointwise_gradient(shortcut) if back else pointwise(shortcut)
+
+    def push(self, rows: Tensor | None, last: bool) -> Tensor | None:
+        del last
+        return None if rows is None else rows + self._shortcut(self._others.take(rows.shape[2]))
 
 
-def gradient_streams_to(
-    operations: Sequence[Operation], target: Normalisation, statistics: Statistics, inputs: Inputs
-) -> list[Stream]:
-    """The streams that measure the two sums of a normalisation, which may be inside a residual."""
-    streams: list[Stream] = []
-    for operation in reversed(operations):
-        if operation is target:
-            return [*streams, NormGradientSums(statistics[target], inputs[target])]
-        if isinstance(operation, Residual) and contains(operation.body, target):
-            return [*streams, *gradient_streams_to(operation.body, target, statistics, inputs)]
-        streams.append(_gradient_of(operation, statistics, inputs))
-    raise AssertionError(f"{target.place} is none of the operations")
+def gradient_stream(operation: Operation, statistics: Statistics, inputs: RowQueue, zeros: Zeros = BOTH) -> Stream:
+    """The stream from the gradient behind an operation, which is no residual, to that before it.
+
+    Args:
+        inputs: rows of the input of a normalisation or activation.
+        zeros: whether there are zeros above and below the rows that are pushed.
+    """
+    if isinstance(operation, Convolution):
+        return _convolution_gradient(operation, zeros)
+    if isinstance(operation, Normalisation):
+        return NormGradient(statistics[operation], inputs)
+    if isinstance(operation, Activation):
+        return ActivationGradient(operation.name, inputs)
+    assert isinstance(operation, Nearest), f"{operation.place} is no stream"
+    return NearestGradient()
 
 
 def transposed(weight: Tensor) -> Tensor:
@@ -134,25 +129,11 @@ def transposed(weight: Tensor) -> Tensor:
     return weight.flip(2, 3).transpose(0, 1).contiguous()
 
 
-def _gradient_of(operation: Operation, statistics: Statistics, inputs: Inputs) -> Stream:
-    if isinstance(operation, Convolution):
-        return _convolution_gradient(operation)
-    if isinstance(operation, Normalisation):
-        return NormGradient(statistics[operation], inputs[operation])
-    if isinstance(operation, Activation):
-        return ActivationGradient(operation.name, inputs[operation])
-    if isinstance(operation, Nearest):
-        return NearestGradient()
-    assert isinstance(operation, Residual), f"{operation.place} is no stream"
-    body = Pipeline(gradient_streams(operation.body, statistics, inputs))
-    return RowResidual(body, identity if operation.shortcut is None else _pointwise_gradient(operation.shortcut))
-
-
-def _convolution_gradient(operation: Convolution) -> Stream:
+def _convolution_gradient(operation: Convolution, zeros: Zeros) -> Stream:
     if isinstance(operation, UpsamplingConvolution):
-        return UpsamplingGradient(operation.weight)
+        return UpsamplingGradient(operation.weight, zeros)
     if operation.side == 3:
-        return RowConvolution(transposed(operation.weight), None)
+        return RowConvolution(transposed(operation.weight), None, zeros)
     return RowMap(_pointwise_gradient(operation))
 
 

@@ -51,24 +51,25 @@ class RowQueue:
     """Rows that wait to be used by another stream.
 
     Args:
-        advance: makes more rows arrive, by advancing the stream that puts them; called when too few are there.
+        dropped: how many of the first that come are left out.
     """
 
-    def __init__(self, advance: Callable[[], None] | None = None) -> None:
+    def __init__(self, dropped: int = 0) -> None:
         self._strips: deque[Tensor] = deque()
-        self._rows = 0
-        self.advance = advance
+        self._dropped = dropped
+        self.rows = 0
 
     def put(self, rows: Tensor) -> None:
-        self._strips.append(rows)
-        self._rows += rows.shape[2]
+        dropped = min(self._dropped, rows.shape[2])
+        self._dropped -= dropped
+        if dropped < rows.shape[2]:
+            self._strips.append(rows[:, :, dropped:])
+            self.rows += rows.shape[2] - dropped
 
     def take(self, rows: int) -> Tensor:
         """The next rows, in the order in which they came."""
-        while self._rows < rows:
-            assert self.advance is not None, "rows are taken before they arrive"
-            self.advance()
-        self._rows -= rows
+        assert rows <= self.rows, "rows are taken before they arrive"
+        self.rows -= rows
         parts = []
         while rows:
             strip = self._strips.popleft()
@@ -195,14 +196,11 @@ class RowResidual(Stream):
     """
 
     def __init__(self, body: Stream, shortcut: Callable[[Tensor], Tensor], lost: int = 0) -> None:
-        self._body, self._shortcut, self._waiting, self._lost = body, shortcut, RowQueue(), lost
+        self._body, self._shortcut, self._waiting = body, shortcut, RowQueue(lost)
 
     def push(self, rows: Tensor | None, last: bool) -> Tensor | None:
         if rows is not None:
-            lost = min(self._lost, rows.shape[2])
-            self._lost -= lost
-            if lost < rows.shape[2]:
-                self._waiting.put(rows[:, :, lost:])
+            self._waiting.put(rows)
         out = self._body.push(rows, last)
         return None if out is None else out.add_(self._shortcut(self._waiting.take(out.shape[2])))
 
@@ -223,19 +221,6 @@ class Selection(Stream):
         return rows if rows.shape[2] else None
 
 
-class Recorder(Stream):
-    """Puts the rows that pass into a queue."""
-
-    def __init__(self, queue: RowQueue) -> None:
-        self._queue = queue
-
-    def push(self, rows: Tensor | None, last: bool) -> Tensor | None:
-        del last
-        if rows is not None:
-            self._queue.put(rows)
-        return rows
-
-
 class Measurement(Stream):
     """Adds the rows to statistics; nothing comes out."""
 
@@ -249,24 +234,29 @@ class Measurement(Stream):
         return None
 
 
-def streams_of(
-    operations: Iterable[Operation],
-    statistics: Statistics,
-    recorded: Mapping[Operation, RowQueue] | None = None,
-    zeros: Zeros = BOTH,
-) -> list[Stream]:
+def streams_of(operations: Iterable[Operation], statistics: Statistics, zeros: Zeros = BOTH) -> list[Stream]:
     """The streams of operations; their normalisations have been measured.
 
     Args:
-        recorded: operations whose input is put into a queue.
         zeros: whether there are zeros above and below the rows that are pushed.
     """
-    streams: list[Stream] = []
-    for operation in operations:
-        if recorded is not None and operation in recorded:
-            streams.append(Recorder(recorded[operation]))
-        streams.append(_stream_of(operation, statistics, recorded, zeros))
-    return streams
+    return [stream_of(operation, statistics, zeros) for operation in operations]
+
+
+def stream_of(operation: Operation, statistics: Statistics, zeros: Zeros = BOTH) -> Stream:
+    """The stream of one operation, as in `streams_of`."""
+    if isinstance(operation, Convolution):
+        return _convolution(operation, zeros)
+    if isinstance(operation, Normalisation):
+        return RowMap(statistics[operation].apply)
+    if isinstance(operation, Activation):
+        return RowMap(activate(operation.name))
+    if isinstance(operation, Nearest):
+        return RowMap(repeat_positions)
+    assert isinstance(operation, Residual), f"{operation.place} is no stream"
+    body = Pipeline(streams_of(operation.body, statistics, zeros))
+    lost = 0 if zeros[0] else -row_before(operation.body, 0)
+    return RowResidual(body, identity if operation.shortcut is None else pointwise(operation.shortcut), lost)
 
 
 def path_to(operations: Sequence[Operation], target: Operation) -> list[Operation]:
@@ -317,20 +307,3 @@ def _convolution(operation: Convolution, zeros: Zeros) -> Stream:
     if operation.side == 3:
         return RowConvolution(operation.weight, operation.bias, zeros)
     return RowMap(pointwise(operation))
-
-
-def _stream_of(
-    operation: Operation, statistics: Statistics, recorded: Mapping[Operation, RowQueue] | None, zeros: Zeros
-) -> Stream:
-    if isinstance(operation, Convolution):
-        return _convolution(operation, zeros)
-    if isinstance(operation, Normalisation):
-        return RowMap(statistics[operation].apply)
-    if isinstance(operation, Activation):
-        return RowMap(activate(operation.name))
-    if isinstance(operation, Nearest):
-        return RowMap(repeat_positions)
-    assert isinstance(operation, Residual), f"{operation.place} is no stream"
-    body = Pipeline(streams_of(operation.body, statistics, recorded, zeros))
-    lost = 0 if zeros[0] else -row_before(operation.body, 0)
-    return RowResidual(body, identity if operation.shortcut is None else pointwise(operation.shortcut), lost)

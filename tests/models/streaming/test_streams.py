@@ -17,6 +17,7 @@ from tests.models.streaming.networks import CPU, distance, latents_of, own_netwo
 
 HEIGHT, WIDTH = 7, 5
 MAPS = (2.0, 1.0, 0.75, 0.5, 0.0)  # 0: the smallest that works
+GRADIENT_MAPS = (4.5, *MAPS[:3], 0.6, 0.0)
 
 
 def streamed(chain, latents, upstream, forward, backward, strip_positions):
@@ -51,7 +52,7 @@ def test_image_and_gradient_are_exact_under_every_forward_plan(whole, maps):
     assert distance(ours_back, gradient) < 1e-12
 
 
-@pytest.mark.parametrize("maps", MAPS)
+@pytest.mark.parametrize("maps", GRADIENT_MAPS)
 def test_the_gradient_is_exact_under_every_gradient_plan(whole, maps):
     chain, latents, _, upstream, gradient = whole
     extent = Extent(chain, HEIGHT, WIDTH)
@@ -118,3 +119,17 @@ def test_the_plans_of_these_tests_have_every_kind_of_step(whole):
     extent = Extent(whole[0], HEIGHT, WIDTH)
     kinds = {type(step) for maps in MAPS[:3] for step in forward_plan(extent, int(maps * extent.size(21))).steps}
     assert {Fused, Paired, Split} <= kinds
+
+
+def test_the_gradient_plans_of_these_tests_keep_whole_maps_and_parts_and_nothing(whole):
+    extent = Extent(whole[0], HEIGHT, WIDTH)
+    steps = [
+        step
+        for maps in GRADIENT_MAPS[:-1]
+        for portion in gradient_plan(extent, int(maps * extent.size(21))).portions
+        for step in portion.steps
+    ]
+    assert {True, False} == {step.kept is None for step in steps}
+    with_kept = [step for step in steps if step.kept is not None]
+    assert {True, False} == {step.part_rows > 0 and any(step.kept.part) for step in with_kept}
+    assert max(len(kept) for step in with_kept for kept in step.kept.whole) == 4
