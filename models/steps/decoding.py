@@ -31,8 +31,8 @@ from models.workload import Step, Workload, resolve
 _PARTS = 1000
 # Of the sum of all ranks' pixels, which they exchange at the end.
 _SUM_BYTES = 4
-# Blocks of more bytes return to the kernel when freed. In glibc's heap strips of many sizes leave holes: of the gradient
-# of `kl_decoder_s` at 2048 px the heap held 529 MiB, of which 337 MiB were free.
+# Blocks of more bytes return to the kernel when freed. In glibc's heap, strips of many sizes leave holes: during the
+# gradient of `kl_decoder_s` at 2048 px it held 529 MiB, 337 MiB of them free.
 _LARGEST_KEPT_BYTES = 2 * 2**20
 # Code, heap and scratch memory of the libraries, which are counted as the cell's on a cpu.
 _LIBRARY_BYTES = 128 * 2**20

@@ -39,16 +39,22 @@ class GradientPass:
     ) -> None:
         self._chain, self._plan, self._arena, self._forward, self._progress = chain, plan, arena, forward, progress
         self._statistics = forward.statistics
+        self._done = 0.0
 
     def __call__(self, latents: Tensor, image_gradient: Tensor, latents_gradient: Tensor) -> None:
         """Overwrite `latents_gradient`, of the latents' shape."""
-        gradient, done = image_gradient, 0
+        gradient, self._done = image_gradient, 0.0
         for portion in self._plan.portions:
             base = latents if portion.base == 0 else self._forward.outputs_of_attention.pop(portion.base)
             out = latents_gradient if portion.base == 0 else base
             self._through(portion, base, gradient, out)
-            gradient, done = out, done + portion.work
-            self._progress(done / max(1, self._plan.work))
+            gradient = out
+        self._progress(1.0)
+
+    def _advance(self, work: float) -> None:
+        """Report multiply-adds that are done."""
+        self._done += work
+        self._progress(min(1.0, self._done / max(1, self._plan.work)))
 
     def _through(self, portion: Portion, base: Tensor, gradient: Tensor, out: Tensor) -> None:
         if portion.end < len(self._chain.operations):
@@ -76,6 +82,8 @@ class GradientPass:
         out = self._arena.map_at_end(*shape) if at_start else self._arena.map(*shape)
         pipeline = Pipeline(streams_of(self._chain.operations[base_point:point], self._statistics))
         write_rows(pipeline.passed(strips(base, self._rows(base, base_point, point))), out)
+        positions = base.shape[2] * base.shape[3] // self._chain.scales[base_point] ** 2
+        self._advance(sum(self._chain.work[base_point:point]) * positions)
         return out
 
     def _back(self, step: Back, source: Tensor, gradient: Tensor, out: Tensor | None) -> Tensor:
@@ -99,8 +107,10 @@ class GradientPass:
             following = maps if places is None else places.behind(number, maps)
             written = {node: features for node, features in following.items() if maps.get(node) is not features}
             GraphPass(graph, maps, heights, self._statistics, strip_rows)(turn, written)
+            self._advance(step.work / (len(graph.turns) + 1))
             maps = following
         GraphPass(graph, maps, heights, self._statistics, strip_rows)(None, {graph.outgoing: out})
+        self._advance(step.work / (len(graph.turns) + 1))
         return out
 
     def _own_place(self, step: Back, source: Tensor, gradient: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ class Back:
     """Takes the gradient from point `stop` to `start`, with activations computed from the map at `source`.
 
     Attributes:
+        work: multiply-adds of the convolutions.
         kept: what is kept between its passes, if `start` is `source`; None for nothing but the gradient at `stop`.
         places: in the arena, for whole maps that are kept.
         part_rows: of the map that is kept in part, as many as have a place.
@@ -29,6 +30,7 @@ class Back:
     source: int
     start: int
     stop: int
+    work: int
     kept: Kept | None = None
     places: int = 0
     part_rows: int = 0
@@ -145,7 +147,7 @@ def _to_source(
             if beside + stored > numbers:
                 continue
             work = gradient_work(chain, source, start, later) * extent.positions
-            way = reached[later].then(Back(source, start, later), work, beside + stored)
+            way = reached[later].then(Back(source, start, later, work), work, beside + stored)
             if start not in reached or way.cost < reached[start].cost:
                 reached[start] = way
     return reached.get(source)
@@ -174,10 +176,9 @@ def _with_kept(
     kept = best_kept(chain, source, stop, places, stop != end, part_rows / extent.rows(point))
     if kept is None:
         return None
-    again = 0 if source == base else sum(chain.work[base:source])
-    step = Back(source, source, stop, kept, places, part_rows, extent.rows(point))
-    work = round((again + kept.work) * extent.positions)
-    return before.then(step, work, beside + places * size + part_rows * row)
+    again = 0 if source == base else sum(chain.work[base:source]) * extent.positions
+    step = Back(source, source, stop, round(kept.work * extent.positions), kept, places, part_rows, extent.rows(point))
+    return before.then(step, again + step.work, beside + places * size + part_rows * row)
 
 
 def _fits_in_place(extent: Extent, start: int, stop: int, end: int) -> bool:
