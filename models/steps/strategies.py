@@ -160,7 +160,7 @@ class WinogradObjective(ChannelsLastObjective):
         super().__init__(task)
 
     def algorithms(self) -> Mapping[str, Any]:
-        return winograd.facts(self._replaced)
+        return winograd.facts(self._replaced.names, self._replaced.multiplications)
 
 
 class FastestObjective(ChannelsLastObjective):
@@ -171,13 +171,13 @@ class FastestObjective(ChannelsLastObjective):
 
     def __init__(self, task: StyleTask) -> None:
         keep_freed_memory()
-        self._replaced: list[str] = []
+        self._replaced = winograd.Replaced((), 1.0)
         if winograd.is_available(task.content, task.precision):
             self._replaced = winograd.replace_convolutions(task.network, task.content, winograd.wins)
         super().__init__(task)
 
     def algorithms(self) -> Mapping[str, Any]:
-        return winograd.facts(self._replaced)
+        return winograd.facts(self._replaced.names, self._replaced.multiplications)
 
     def _gram(self, features: Tensor) -> Tensor:
         return GramMatrix.apply(features)

@@ -47,6 +47,7 @@ iteration at 256 px.
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import torch
@@ -91,9 +92,8 @@ def wins(inputs: int, outputs: int, rows: int, columns: int) -> bool:
 
     A rule, and no trial: on a busy machine a trial would choose differently in two runs, and change digits of results.
     """
-    tiles = -(-rows // TILE) * -(-columns // TILE)
     # Multiplications at each of the 36 points.
-    products = inputs * outputs * tiles
+    products = inputs * outputs * _tiles(rows, columns)
     return min(inputs, outputs) >= _LEAST_CHANNELS and products >= _LEAST_PRODUCTS
 
 
@@ -114,25 +114,46 @@ def wins_with_transform(inputs: int, outputs: int, positions: int) -> bool:
     return min(inputs, outputs) >= _LEAST_CHANNELS_AT_USE and positions >= _LEAST_POSITIONS_AT_USE
 
 
-def replace_convolutions(network: StyleNetwork, picture: Tensor, chooses: Chooser) -> list[str]:
+@dataclass(frozen=True)
+class Replaced:
+    """Layers of a network that compute by the algorithm.
+
+    Attributes:
+        names: in order.
+        multiplications: those of all convolutions of a forward pass, at the 36 points of the tiles of these layers and
+            direct in the others, over those of direct convolution everywhere. Transforms are not counted. The backward
+            pass, of the same convolutions the other way, has the same share.
+    """
+
+    names: tuple[str, ...]
+    multiplications: float
+
+
+def replace_convolutions(network: StyleNetwork, picture: Tensor, chooses: Chooser) -> Replaced:
     """Put a `WinogradConvolution` in the place of each applicable convolution that `chooses` takes.
 
     Args:
         picture: shape and type of the image.
         chooses: called with the numbers of input and output channels, and the output's height and width.
-
-    Returns: names of these layers.
     """
-    replaced = []
+    names, done, direct = [], 0, 0
     features = torch.empty_like(picture, device="meta")
     for name, layer in network.layers.named_children():
         # Shapes alone: no picture goes through the network.
         state = {key: torch.empty_like(value, device="meta") for key, value in layer.state_dict().items()}
         features = torch.func.functional_call(layer, state, (features,))
+        of_layer = layer.weight.numel() * features.shape[2:].numel() if isinstance(layer, nn.Conv2d) else 0
+        direct += of_layer
         if is_applicable(layer) and chooses(layer.in_channels, layer.out_channels, *features.shape[2:]):
             setattr(network.layers, name, WinogradConvolution(layer))
-            replaced.append(name)
-    return replaced
+            names.append(name)
+            of_layer = POINTS * layer.in_channels * layer.out_channels * _tiles(*features.shape[2:])
+        done += of_layer
+    return Replaced(tuple(names), done / max(1, direct))
+
+
+def _tiles(rows: int, columns: int) -> int:
+    return -(-rows // TILE) * -(-columns // TILE)
 
 
 def is_applicable(module: nn.Module) -> TypeGuard[nn.Conv2d]:
@@ -148,12 +169,17 @@ def is_applicable(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     )
 
 
-def facts(layers: Sequence[str]) -> dict[str, Any]:
-    """What the record says of these layers, in which the algorithm is used; nothing if there are none."""
+def facts(layers: Sequence[str], multiplications: float | None = None) -> dict[str, Any]:
+    """What the record says of these layers, in which the algorithm is used; nothing if there are none.
+
+    Args:
+        multiplications: of `Replaced`; None where halos of tiles are computed, too, and the share is not known.
+    """
     if not layers:
         return {}
     transforms = transforms_of(torch.empty(0)).name
-    return {"winograd": {"tile": "F(4x4, 3x3)", "layers": [*layers], "transforms": transforms}}
+    share = {} if multiplications is None else {"multiplications": round(multiplications, 3)}
+    return {"winograd": {"tile": "F(4x4, 3x3)", "layers": [*layers], "transforms": transforms, **share}}
 
 
 def transformed_weights(weight: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from models.steps import winograd
 from models.steps.objectives import StyleTask
 from models.steps.tiling.blocks import Block
 from models.steps.tiling.layers import Convolution
+from models.steps.winograd_transforms import POINTS
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,9 @@ class WinogradConvolution(Convolution):
         return winograd.point_matrix().to(self.taps)
 
     def _points(self, matrix: Tensor) -> Tensor:
-        points = self.workspace[: winograd.POINTS * self.taps.shape[1]].view(winograd.POINTS, -1)
+        points = self.workspace[: POINTS * self.taps.shape[1]].view(POINTS, -1)
         torch.mm(matrix, self.taps, out=points)
-        return points.view(winograd.POINTS, self.module.in_channels, self.module.out_channels)
+        return points.view(POINTS, self.module.in_channels, self.module.out_channels)
 
 
 def with_winograd(blocks: Sequence[Block], tile_px: int, task: StyleTask) -> tuple[Block, ...]:
@@ -63,7 +64,7 @@ def with_winograd(blocks: Sequence[Block], tile_px: int, task: StyleTask) -> tup
         return tuple(blocks)
     chosen = [_chosen(block, tile_px) for block in blocks]
     numbers = max((layer.module.weight.numel() // 9 for layers in chosen for layer in layers.values()), default=0)
-    workspace = task.content.new_empty(winograd.POINTS * numbers)
+    workspace = task.content.new_empty(POINTS * numbers)
     return tuple(_replaced(block, layers, workspace) for block, layers in zip(blocks, chosen, strict=True))
 
 
@@ -79,7 +80,7 @@ def _chosen(block: Block, tile_px: int) -> dict[int, Convolution]:
     for index, layer in enumerate(block.layers):
         if isinstance(layer, Convolution) and winograd.is_applicable(layer.module):
             positions = math.prod(next(block.tiles(index, tile_px)).lengths)
-            if winograd.wins_with_transform(*block.channels[index : index + 2], positions):
+            if winograd.wins_with_transform(layer.module.in_channels, layer.module.out_channels, positions):
                 chosen[index] = layer
     return chosen
 

@@ -126,6 +126,15 @@ def test_fastest_leaves_layers_with_few_channels_or_few_tiles_to_the_library():
     assert STRATEGIES["fastest"](task).algorithms()["winograd"]["layers"] == ["conv2"]
 
 
+def test_the_record_has_the_share_of_multiplications_that_are_done():
+    task = task_of(network(nn.MaxPool2d(2)), 66, 66, torch.float32)
+    # conv2 alone, in 17 x 17 tiles of 36; conv3 has 35 x 31 outputs behind the pool.
+    others = 9 * 3 * 128 * 66 * 66 + 9 * 128 * 128 * 35 * 31
+    direct = others + 9 * 128 * 128 * 66 * 66
+    expected = (others + 36 * 128 * 128 * 17 * 17) / direct
+    assert STRATEGIES["fastest"](task).algorithms()["winograd"]["multiplications"] == pytest.approx(expected, abs=1e-3)
+
+
 def test_layers_that_the_algorithm_does_not_apply_to_stay_as_they_are():
     class Own(nn.Conv2d):
         def forward(self, features):
