@@ -16,14 +16,14 @@ from models.streaming.gradient_plans import GradientPlan, gradient_plan, smalles
 from models.streaming.operations import Chain, image_bytes
 from models.streaming.plans import ForwardPlan, forward_plan, smallest_numbers
 from models.streaming.slabs import OneRank, Ranks, rows_around
-from models.streaming.work import Extent, portions
+from models.streaming.work import PRODUCTS, PRODUCTS_BACK, Extent, portions
 
 # Strips that streams hold at a time, in the largest maps' channels; measured (tests/models/steps/test_decoding.py).
 _FORWARD_STRIPS, _GRADIENT_STRIPS = 7, 10
 # Rows of the latents that stand for all in predictions: memory beside the arena depends on the width only.
 _FAKE_ROWS = 8
-# Products of an attention: two forward; backward seven, two of them to compute the weights' normaliser again.
-_PRODUCTS, _PRODUCTS_BACK, _PLAIN_PRODUCTS_BACK = 2, 7, 5
+# Products of the gradient of an attention that keeps its weights.
+_PLAIN_PRODUCTS_BACK = 5
 
 
 class TooLittleMemory(InputError):
@@ -116,11 +116,11 @@ def plan_for(
 def _plan(extent: Extent, forward: ForwardPlan, backward: GradientPlan | None, beside: int, dtype: torch.dtype) -> Plan:
     numbers = max(forward.numbers, backward.numbers if backward else 0)
     product, projections = extent.attention_products(), extent.projections()
-    attention = plain_attention = _PRODUCTS * product + 4 * projections
+    attention = plain_attention = PRODUCTS * product + 4 * projections
     convolutions, plain = forward.work, extent.plain()
     if backward is not None:
         convolutions, plain = convolutions + backward.work, 2 * plain
-        attention += _PRODUCTS_BACK * product + 7 * projections
+        attention += PRODUCTS_BACK * product + 7 * projections
         plain_attention += _PLAIN_PRODUCTS_BACK * product + 4 * projections
     last = len(extent.chain.operations) - 1
     return Plan(
@@ -224,7 +224,9 @@ class StreamedDecoder:
         backward = self.plan.backward
         assert backward is not None, "the decoder was made without gradient"
         with torch.no_grad():
-            share = self.plan.forward.work / (self.plan.forward.work + backward.work)
+            products = Extent(self._chain, *latents.shape[2:]).attention_products()
+            forward_work = self.plan.forward.work + PRODUCTS * products
+            share = forward_work / (forward_work + backward.work + PRODUCTS_BACK * products)
             forward = self._forward(latents, image, True, lambda done: progress(share * done))
             result = torch.empty_like(latents)
             back = GradientPass(

@@ -23,7 +23,7 @@ from models.streaming.plans import Attended, ForwardPlan, Fused, Paired, Split, 
 from models.streaming.rows import Measurement, Pipeline, Selection, Stream, path_to, pointwise, streams_of, unmeasured
 from models.streaming.slabs import Ends, OneRank, Ranks, Rows, Surrounded, ends_of, flagged, rows_around
 from models.streaming.statistics import NormStatistics
-from models.streaming.work import Extent, pieces_of
+from models.streaming.work import PRODUCTS, Extent, pieces_of
 
 Strips = Iterable[tuple[Tensor, bool]]
 
@@ -44,7 +44,7 @@ class ForwardPass:
     Args:
         arena: of the size that the plan needs.
         strip_positions: about how many positions a strip has; all results are the same.
-        progress: called with the share of the strips' work that is done.
+        progress: called with the share of the work that is done.
         ranks: those of whose image this one computes a slab.
 
     Attributes:
@@ -66,7 +66,6 @@ class ForwardPass:
         self._keeps, self._progress, self._ranks = keep_outputs_of_attention, progress, ranks or OneRank()
         self.statistics = empty_statistics(chain)
         self.outputs_of_attention: dict[int, Tensor] = {}
-        self._done, self._total = 0, max(1, plan.work)
 
     def __call__(self, latents: Tensor, image: Tensor) -> None:
         """Compute the image of latents, or its slab of a slab.
@@ -77,10 +76,12 @@ class ForwardPass:
         """
         features, self._extent = latents, Extent(self._chain, *latents.shape[2:])
         self._slab = self._ranks.slab(latents.shape[2])
+        done, total = 0, max(1, self._plan.work + PRODUCTS * self._extent.attention_products())
         for step in self._plan.steps:
             out = image if step.stop == len(self._chain.operations) else None
             if isinstance(step, Attended):
                 features = self._attended(step, features)
+                done += PRODUCTS * self._extent.attention_product(step.start)
             elif isinstance(step, Paired):
                 features = self._paired(step, features, out)
             elif isinstance(step, Split):
@@ -88,8 +89,8 @@ class ForwardPass:
             else:
                 assert isinstance(step, Fused)
                 features = self._fused(step, features, out)
-            self._done += step.work
-            self._progress(self._done / self._total)
+            done += step.work
+            self._progress(done / total)
 
     def rows_per_strip(self, features: Tensor, start: int, stop: int) -> int:
         """Rows of a map at point `start` whose strips are not too large on the way to point `stop`."""

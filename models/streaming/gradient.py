@@ -18,6 +18,7 @@ from models.streaming.graph_pass import GraphPass
 from models.streaming.kept_maps import place_point
 from models.streaming.operations import Attention, Chain
 from models.streaming.rows import Pipeline, streams_of
+from models.streaming.work import PRODUCTS_BACK, Extent
 
 
 class GradientPass:
@@ -39,11 +40,11 @@ class GradientPass:
     ) -> None:
         self._chain, self._plan, self._arena, self._forward, self._progress = chain, plan, arena, forward, progress
         self._statistics = forward.statistics
-        self._done = 0.0
 
     def __call__(self, latents: Tensor, image_gradient: Tensor, latents_gradient: Tensor) -> None:
         """Overwrite `latents_gradient`, of the latents' shape."""
-        gradient, self._done = image_gradient, 0.0
+        gradient, self._extent = image_gradient, Extent(self._chain, *latents.shape[2:])
+        self._done, self._total = 0.0, self._plan.work + PRODUCTS_BACK * self._extent.attention_products()
         for portion in self._plan.portions:
             base = latents if portion.base == 0 else self._forward.outputs_of_attention.pop(portion.base)
             out = latents_gradient if portion.base == 0 else base
@@ -54,7 +55,7 @@ class GradientPass:
     def _advance(self, work: float) -> None:
         """Report multiply-adds that are done."""
         self._done += work
-        self._progress(min(1.0, self._done / max(1, self._plan.work)))
+        self._progress(min(1.0, self._done / max(1, self._total)))
 
     def _through(self, portion: Portion, base: Tensor, gradient: Tensor, out: Tensor) -> None:
         if portion.end < len(self._chain.operations):
@@ -73,6 +74,7 @@ class GradientPass:
         channels, height, width = features.shape[1:]
         memory = self._arena.matrices(5, height * width, channels, offset=features.numel())
         attention_gradient(operation, features, gradient, memory, self._statistics)
+        self._advance(PRODUCTS_BACK * self._extent.attention_product(portion.end))
 
     def _computed_again(self, base_point: int, point: int, base: Tensor, gradient: Tensor) -> Tensor:
         """The map at a point, at the end of the arena where the gradient is not."""
@@ -82,8 +84,7 @@ class GradientPass:
         out = self._arena.map_at_end(*shape) if at_start else self._arena.map(*shape)
         pipeline = Pipeline(streams_of(self._chain.operations[base_point:point], self._statistics))
         write_rows(pipeline.passed(strips(base, self._rows(base, base_point, point))), out)
-        positions = base.shape[2] * base.shape[3] // self._chain.scales[base_point] ** 2
-        self._advance(sum(self._chain.work[base_point:point]) * positions)
+        self._advance(sum(self._chain.work[base_point:point]) * self._extent.positions)
         return out
 
     def _back(self, step: Back, source: Tensor, gradient: Tensor, out: Tensor | None) -> Tensor:

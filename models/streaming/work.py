@@ -18,6 +18,8 @@ from models.streaming.operations import (
     work_of,
 )
 
+# Products of an attention: two forward; backward seven, two of them to compute the weights' normaliser again.
+PRODUCTS, PRODUCTS_BACK = 2, 7
 # Multiply-adds per position, pair of channels: nearest x2 makes four positions, each of which has nine taps.
 _PLAIN_UPSAMPLING_TAPS = 36
 
@@ -70,13 +72,14 @@ class Extent:
     def positions(self) -> int:
         return self.height * self.width
 
+    def attention_product(self, index: int) -> int:
+        """Multiply-adds of one product of queries and keys, or of weights and values, of the operation at an index."""
+        return self.positions * self.chain.scales[index] ** 2 * self.image_size(index)
+
     def attention_products(self) -> int:
-        """Multiply-adds of one product of queries and keys, or of weights and values, over all attentions."""
-        return sum(
-            self.positions * self.chain.scales[index] ** 2 * self.image_size(index)
-            for index, operation in enumerate(self.chain.operations)
-            if isinstance(operation, Attention)
-        )
+        """The same over all attentions."""
+        operations = enumerate(self.chain.operations)
+        return sum(self.attention_product(index) for index, one in operations if isinstance(one, Attention))
 
     def projections(self) -> int:
         """Multiply-adds of one linear layer of each attention."""
