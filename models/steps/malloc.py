@@ -18,14 +18,17 @@ def keep_freed_memory() -> None:
     _set_options((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _LARGEST_INT))
 
 
-def keep_small_blocks(up_to_bytes: int) -> None:
+def keep_small_blocks(up_to_bytes: int, spare_bytes: int = 0) -> None:
     """Allocate blocks of up to this size, at most 32 MiB, from the heap; return larger blocks to the kernel when freed.
+
+    The heap keeps what is free at its end up to twice that size, or up to `spare_bytes` if that is more.
 
     For tiles: to return their blocks as well saved little memory and took a third more time. Whole feature maps in the
     same heap would fragment it.
     """
     limit = min(up_to_bytes, LARGEST_IN_HEAP_BYTES)
-    _set_options((_M_MMAP_MAX, _DEFAULT_MMAP_MAX), (_M_MMAP_THRESHOLD, limit), (_M_TRIM_THRESHOLD, 2 * limit))
+    spare = max(2 * limit, spare_bytes)
+    _set_options((_M_MMAP_MAX, _DEFAULT_MMAP_MAX), (_M_MMAP_THRESHOLD, limit), (_M_TRIM_THRESHOLD, spare))
 
 
 def _set_options(*values: tuple[int, int]) -> None:
