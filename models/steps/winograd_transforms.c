@@ -3,12 +3,9 @@
    Feature maps have shape (height, width, channels), points (36, tiles, channels), both dense. A block of channels of a
    tile is transformed within a buffer of the first-level cache. */
 
-#define TILE 4
-#define SIDE 6
+#define SIDE (TILE + 2)
 #define BLOCK 64
-/* The finite points other than 0 are +-NEAR and +-FAR. */
-#define NEAR 0.625f
-#define FAR 1.5f
+/* The compiler is given TILE, NEAR and FAR: the finite points other than 0 are +-NEAR and +-FAR. */
 #define PRODUCT (NEAR * NEAR * FAR * FAR)
 #define SUM (NEAR * NEAR + FAR * FAR)
 

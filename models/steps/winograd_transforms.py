@@ -40,7 +40,7 @@ PRODUCT, SUM = NEAR**2 * FAR**2, NEAR**2 + FAR**2
 
 _SOURCE = Path(__file__).with_suffix(".c")
 _COMPILERS = ("cc", "gcc", "clang")
-_FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+_FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", f"-DTILE={TILE}", f"-DNEAR={NEAR}f", f"-DFAR={FAR}f")
 _COMPILE_TIMEOUT_SECONDS = 60
 
 
