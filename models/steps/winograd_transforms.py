@@ -11,13 +11,17 @@ thread of a Zen 3 with AVX2 that other processes shared, torch 2.14, gcc 12.2:
     iteration of VGG-19 with `fastest` at 256 px, medians of six turns        1202  -> 1077
     at 512 px, of four turns                                                  4574  -> 3911
 
-A C compiler runs once in a process, while the first layer is built: half a second of CPU time. The environment variable
-`CC` names it. Where there is none, or it fails, transforms are eager; the results differ by rounding.
+A C compiler, which the environment variable `CC` may name, takes half a second. What it made is kept in
+`$XDG_CACHE_HOME/goghmark` (by default `~/.cache/goghmark`) for later processes with the same source, command and
+processor. Where there is no compiler, or it fails, transforms are eager; the results differ by rounding.
 """
 
+import contextlib
 import ctypes
 import functools
+import hashlib
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -42,6 +46,7 @@ _SOURCE = Path(__file__).with_suffix(".c")
 _COMPILERS = ("cc", "gcc", "clang")
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", f"-DTILE={TILE}", f"-DNEAR={NEAR}f", f"-DFAR={FAR}f")
 _COMPILE_TIMEOUT_SECONDS = 60
+_PROCESSOR = Path("/proc/cpuinfo")
 
 
 @dataclass(frozen=True)
@@ -199,6 +204,9 @@ def _library() -> ctypes.CDLL | None:
     compiler = _compiler()
     if not compiler:
         return None
+    kept = _cache_folder() / f"winograd-transforms-{_fingerprint(compiler)}.so"
+    with contextlib.suppress(OSError):  # it is not there, or no longer whole
+        return ctypes.CDLL(str(kept))
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "transforms.so"
         try:
@@ -208,6 +216,31 @@ def _library() -> ctypes.CDLL | None:
                 capture_output=True,
                 timeout=_COMPILE_TIMEOUT_SECONDS,
             )
-            return ctypes.CDLL(str(target))
+            library = ctypes.CDLL(str(target))
         except (OSError, subprocess.SubprocessError):
             return None
+        _keep(target, kept)
+    return library
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "goghmark"
+
+
+def _fingerprint(compiler: Sequence[str]) -> str:
+    """Of everything that the compiled file depends on."""
+    try:
+        processor = next(line for line in _PROCESSOR.read_text().splitlines() if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        processor = platform.processor()
+    parts = [*compiler, *_FLAGS, _SOURCE.read_text(), platform.machine(), processor]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _keep(compiled: Path, kept: Path) -> None:
+    """Copy a compiled file into the cache as a whole, where that can be written."""
+    with contextlib.suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        unfinished = kept.with_suffix(f".{os.getpid()}")
+        shutil.copyfile(compiled, unfinished)
+        unfinished.replace(kept)

@@ -28,6 +28,15 @@ def test_pictures_of_style_cells_are_saved_and_recorded(suite, tmp_path):
         assert picture.text["commit"].startswith(suite.recorded()["commit"]["id"])
 
 
+def test_the_folder_of_a_decode_s_picture_is_created(suite, tmp_path):
+    cell = ("--model=kl_decoder_s", "--resolution=32", "--mode=forward")
+    done = suite.run("--benchmark-disable", "benchmarks/test_decode.py", *cell, f"--save-images={tmp_path}/new/folder")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (recorded,) = suite.recorded()["cells"]
+    with Image.open(tmp_path / recorded["picture"]) as picture:
+        assert picture.size == (32, 32)
+
+
 def test_a_folder_that_cannot_be_created_is_reported_in_one_sentence_before_anything_runs(suite, tmp_path):
     (tmp_path / "file").touch()
     done = suite.run("--benchmark-only", "-k", "style_iteration", "--model=tiny", f"--save-images={tmp_path}/file")

@@ -13,8 +13,9 @@ compiled = pytest.mark.skipif(
 
 
 @pytest.fixture
-def compiler(monkeypatch):
+def compiler(monkeypatch, tmp_path):
     """Sets the compiler's command; what was compiled before counts no more."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def use(command):
         monkeypatch.setenv("CC", command)
@@ -67,6 +68,41 @@ def test_without_a_working_compiler_the_transforms_are_those_by_torch_and_the_re
     compiler(command)
     assert transforms_of(torch.empty(1)) is EAGER
     assert winograd.facts(["conv2"])["winograd"]["transforms"] == "eager"
+
+
+@pytest.fixture
+def counting_compiler(compiler, tmp_path):
+    """A compiler that notes each of its runs; the function returns how many there were."""
+    script, runs = tmp_path / "compiler", tmp_path / "runs"
+    script.write_text(f'#!/bin/sh\necho run >> {runs}\nexec {" ".join(winograd_transforms._compiler())} "$@"\n')
+    script.chmod(0o755)
+    compiler(str(script))
+    return lambda: len(runs.read_text().split())
+
+
+@compiled
+def test_what_was_compiled_once_is_loaded_by_later_processes(counting_compiler):
+    for _ in range(3):  # each forgets what it loaded, as another process would
+        assert winograd_transforms._library() is not None
+    assert counting_compiler() == 1
+
+
+@compiled
+def test_a_kept_file_that_cannot_be_loaded_is_compiled_again(counting_compiler, tmp_path):
+    assert winograd_transforms._library() is not None
+    (kept,) = (tmp_path / "goghmark").iterdir()
+    kept.write_bytes(b"half a file")
+    assert winograd_transforms._library() is not None
+    assert counting_compiler() == 2
+    assert kept.stat().st_size > 1000
+
+
+@compiled
+def test_without_a_folder_to_keep_it_in_the_compiled_file_serves_this_process(compiler, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    compiler(" ".join(winograd_transforms._compiler()))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert winograd_transforms._library() is not None
 
 
 @compiled
