@@ -123,8 +123,11 @@ OPTIMIZERS = ("adam", "lbfgs")
 LBFGS_HISTORY = 10
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 STRATEGIES = (
-    "plain", "channels_last", "checkpointed", "compiled", "graphed", "tiled", "streamed", "fastest", "winograd"
+    "plain", "channels_last", "checkpointed", "compiled", "graphed", "tiled", "streamed", "offloaded", "fastest",
+    "winograd",
 )  # fmt: skip
+# Strategies of a decode that make a plan for the memory that there is.
+PLANNED_STRATEGIES = ("streamed", "offloaded")
 # Strategies with tiles, and those whose tiles are as large as the memory budget allows.
 TILED_STRATEGIES = ("tiled", "streamed")
 SIZED_TO_BUDGET = ("tiled",)
@@ -260,7 +263,7 @@ def generator_sizes(model: str, weights_from: str) -> tuple[int, int | None]:
 
 
 def streaming_plan(work: "Workload") -> dict[str, Any]:
-    """How a decode with strategy `streamed` uses its memory: maps kept, predicted peak, work relative to `plain`.
+    """How a decode with one of `PLANNED_STRATEGIES` uses its memory: maps, predicted peak, work relative to `plain`.
 
     Raises:
         InputError: the network cannot be streamed, or its smallest plan does not fit.

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from models.errors import InputError, Unsupported
 from models.generators import Generator
@@ -20,8 +21,8 @@ from models.steps.loss_scale import first_scale
 from models.steps.malloc import keep_small_blocks
 from models.steps.objectives import frozen_type
 from models.steps.tiling.partition import all_reduce_bytes
-from models.streaming.arena import STRIP_POSITIONS
 from models.streaming.decoder import Plan, StreamedDecoder, TooLittleMemory, plan_for
+from models.streaming.offloading import OffloadedDecoder, offloaded_plan
 from models.streaming.operations import Chain
 from models.streaming.slabs import OneRank, Ranks, even_slabs
 from models.streaming.trace import trace
@@ -47,6 +48,10 @@ def decode(workload: Workload) -> Step:
     """
     if workload.strategy == "streamed":
         return step_of_mode({"forward": StreamedForward, "input": StreamedInputGradient}, workload)
+    if workload.strategy == "offloaded":
+        if workload.mode == "input":
+            raise Unsupported("strategy 'offloaded' does not apply: a gradient keeps its maps on the device")
+        return step_of_mode({"forward": OffloadedForward}, workload)
     return step_of_mode({"forward": Decode, "input": InputGradient}, workload)
 
 
@@ -55,8 +60,8 @@ class StreamedForward(Decode):
 
     def __init__(self, workload: Workload) -> None:
         super().__init__(workload)
-        ranks = self._ranks_of_image()  # may shorten the latents
-        self._streams = Streams(self, workload, ranks)
+        self._ranks = self._ranks_of_image()  # may shorten the latents
+        self._streams = Streams(self, workload, self._decoder)
 
     def plan(self) -> Mapping[str, Any]:
         return self._streams.decoder.plan.facts()
@@ -68,6 +73,11 @@ class StreamedForward(Decode):
         """The ranks that compute the images together."""
         return OneRank()
 
+    def _decoder(self, chain: Chain, memory_bytes: int | None) -> StreamedDecoder:
+        """The decoder of one image within so much memory beside weights and latents."""
+        height, width = self._latents.shape[2:]
+        return StreamedDecoder(chain, height, width, self._latents, memory_bytes, ranks=self._ranks)
+
     def _iterate(self) -> None:
         with torch.inference_mode(), self._computing():
             # Reused: two outputs at a time would raise the peak.
@@ -76,19 +86,34 @@ class StreamedForward(Decode):
                 self._streams.decoder.decode(latents, image, progress)
 
 
+class OffloadedForward(StreamedForward):
+    """The same with all maps in the host's memory."""
+
+    def _decoder(self, chain: Chain, memory_bytes: int | None) -> StreamedDecoder:
+        # Fake tensors of the cpu stand for those of an accelerator in predictions.
+        if self._latents.device.type == "cpu" and not isinstance(self._latents, FakeTensor):
+            raise Unsupported("strategy 'offloaded' does not apply: on a cpu all maps are on the host; use 'streamed'")
+        height, width = self._latents.shape[2:]
+        return OffloadedDecoder(chain, height, width, self._latents, memory_bytes)
+
+
 class StreamedInputGradient(InputGradient):
     """The gradient of the images' mean square with respect to the latents, by row streams."""
 
     def __init__(self, workload: Workload) -> None:
         super().__init__(workload)
         self._latents = self._latents.detach()
-        self._streams = Streams(self, workload, OneRank())
+        self._streams = Streams(self, workload, self._decoder)
 
     def plan(self) -> Mapping[str, Any]:
         return self._streams.decoder.plan.facts()
 
     def on_progress(self, report: Callable[[int, int], None]) -> None:
         self._streams.report = report
+
+    def _decoder(self, chain: Chain, memory_bytes: int | None) -> StreamedDecoder:
+        height, width = self._latents.shape[2:]
+        return StreamedDecoder(chain, height, width, self._latents, memory_bytes, gradient=True)
 
     def _iterate(self) -> None:
         total = self._latents.new_zeros((), dtype=torch.float32)
@@ -109,16 +134,24 @@ class StreamedInputGradient(InputGradient):
 
 
 class Streams:
-    """What both steps have: the decoder for one image, or a slab of it, and the images of a batch.
+    """What these steps have: the decoder for one image, or a slab of it, and the images of a batch.
+
+    Args:
+        decoder_of: from the network's chain, and the memory that is left for the decode, to the decoder.
 
     Attributes:
         channels: of the image.
     """
 
-    def __init__(self, step: GeneratorStep, workload: Workload, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        step: GeneratorStep,
+        workload: Workload,
+        decoder_of: Callable[[Chain, int | None], StreamedDecoder],
+    ) -> None:
         self._latents = step.latents
         self.report: Callable[[int, int], None] = _no_report
-        chain = _chain_of(step.network)
+        chain = _chain_of(step.network, workload.strategy)
         self._scale, self.channels = chain.scales[-1], chain.channels[-1]
         height, width = self._latents.shape[2:]
         # The decoder plans for one image; those of the batch beside it are there as well.
@@ -126,10 +159,7 @@ class Streams:
         left = _memory_left(step.network, self._latents, others, workload)
         keep_small_blocks(_LARGEST_KEPT_BYTES)
         try:
-            gradient = workload.mode == "input"
-            self.decoder = StreamedDecoder(
-                chain, height, width, self._latents.detach(), left, gradient, STRIP_POSITIONS, ranks
-            )
+            self.decoder = decoder_of(chain, left)
         except TooLittleMemory as error:
             raise MemoryError(str(error)) from error  # a result, as any other image that does not fit
 
@@ -170,7 +200,7 @@ class WorkloadPlan:
 
 
 def streaming_plan(workload: Workload) -> WorkloadPlan:
-    """The plan of a workload with strategy `streamed`.
+    """The plan of a workload with strategy `streamed` or `offloaded`.
 
     Raises:
         InputError: the network cannot be streamed, no plan fits, or there are fewer rows than ranks.
@@ -183,18 +213,21 @@ def streaming_plan(workload: Workload) -> WorkloadPlan:
     chain = trace(network.to(dtype), network.latent_channels)
     others = (workload.batch - 1) * chain.channels[-1] * chain.scales[-1] ** 2 * height * width
     left = _memory_left(network, latents, others, workload)
+    if workload.strategy == "offloaded":
+        plan = offloaded_plan(chain, height, width, dtype, left)
+        return WorkloadPlan(plan, _resident_bytes(network, latents, others), 0)
     of_slab = image_height if workload.ranks > 1 else 0
-    plan = plan_for(chain, height, width, dtype, left, workload.mode == "input", STRIP_POSITIONS, of_slab)
+    plan = plan_for(chain, height, width, dtype, left, workload.mode == "input", image_height=of_slab)
     sent = sent_bytes(chain, plan.forward, image_height, width, workload.ranks, dtype.itemsize)
     last_sum = all_reduce_bytes(_SUM_BYTES, workload.ranks)
     return WorkloadPlan(plan, _resident_bytes(network, latents, others), workload.batch * max(sent) + last_sum)
 
 
-def _chain_of(network: Generator) -> Chain:
+def _chain_of(network: Generator, strategy: str) -> Chain:
     try:
         return trace(network, network.latent_channels)
     except InputError as error:
-        raise Unsupported(f"strategy 'streamed' does not apply: {error}") from error
+        raise Unsupported(f"strategy {strategy!r} does not apply: {error}") from error
 
 
 def _memory_left(network: nn.Module, latents: Tensor, others: int, workload: Workload) -> int | None:

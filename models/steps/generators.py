@@ -51,8 +51,8 @@ def denoise(workload: Workload) -> Step:
         InputError: the mode, the size or the weights do not fit the model.
         Unsupported: the strategy does not apply.
     """
-    if workload.strategy == "streamed":
-        raise Unsupported("strategy 'streamed' does not apply: it is for style networks and decoders")
+    if workload.strategy in ("streamed", "offloaded"):
+        raise Unsupported(f"strategy {workload.strategy!r} does not apply: it computes images by strips or tiles")
     return step_of_mode({"forward": Forward, "input": InputGradient, "training": Training}, workload)
 
 

@@ -204,6 +204,11 @@ class GramMatrix(torch.autograd.Function):
         return feature_gradient.view(1, *features.shape[2:], -1).permute(0, 3, 1, 2)
 
 
+def _not_offloaded(task: StyleTask) -> Objective:
+    del task
+    raise Unsupported("strategy 'offloaded' does not apply: it is for decoders; use --strategy=streamed")
+
+
 STRATEGIES: dict[str, Callable[[StyleTask], Objective]] = {
     "plain": PlainObjective,
     "channels_last": ChannelsLastObjective,
@@ -212,6 +217,7 @@ STRATEGIES: dict[str, Callable[[StyleTask], Objective]] = {
     "graphed": GraphedObjective,
     "tiled": TiledObjective,
     "streamed": StreamedObjective,
+    "offloaded": _not_offloaded,
     "fastest": FastestObjective,
     "winograd": WinogradObjective,
 }

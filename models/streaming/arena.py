@@ -5,6 +5,7 @@ further apart than they are long, so that two maps can have their rows next to e
 its source that have been read.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -35,6 +36,25 @@ class Arena:
     def map_at_end(self, channels: int, height: int, width: int, behind: int = 0) -> Tensor:
         """An uninitialised map without gaps, with so many numbers of the arena behind it."""
         return self.map(channels, height, width, offset=self._memory.numel() - behind - channels * height * width)
+
+    def strips(self, source: Tensor, rows: int, first: int = 0) -> Iterator[tuple[Tensor, bool]]:
+        """As the function `strips`, of a map in this arena or elsewhere; copies are where they are computed."""
+        return strips(source, rows, first)
+
+    def read(self, part: Tensor) -> Tensor:
+        """Rows of a map where they are computed; they must not be changed."""
+        return part
+
+    def write(self, rows: Tensor, out: Tensor) -> None:
+        """Overwrite rows of a map, or of an image."""
+        out.copy_(rows)
+
+    @contextlib.contextmanager
+    def resident(self, features: Tensor, positions: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """A map at the arena's start where it can be computed and changed as a whole, and two uninitialised matrices of
+        shape (positions, channels).
+        """
+        yield features, self.matrices(2, positions, features.shape[1], offset=features.numel())
 
     def matrices(self, count: int, positions: int, channels: int, offset: int) -> Tensor:
         """Uninitialised matrices, shape (count, positions, channels)."""

@@ -15,7 +15,7 @@ from models.streaming.gradient import GradientPass
 from models.streaming.gradient_plans import GradientPlan, gradient_plan, smallest_gradient_numbers
 from models.streaming.operations import Chain, image_bytes
 from models.streaming.plans import ForwardPlan, forward_plan, smallest_numbers
-from models.streaming.slabs import OneRank, Ranks, rows_around
+from models.streaming.slabs import OneRank, Ranks, Slab, rows_around
 from models.streaming.work import PRODUCTS, PRODUCTS_BACK, Extent, portions
 
 # Strips that streams hold at a time, in the largest maps' channels; measured (tests/models/steps/test_decoding.py).
@@ -45,10 +45,12 @@ class Plan:
     Attributes:
         backward: None without gradient.
         maps: the arena in maps of the largest size with the channels of the last layer's input.
-        peak_bytes: predicted, beside the network's weights and the latents.
+        peak_bytes: predicted, of the device, beside the network's weights and the latents.
         relative_convolutions: work of all convolutions, relative to that of the network as it is.
         relative_work: of convolutions and attention.
         work: multiply-adds of convolutions and attention.
+        host_bytes: of an arena in the host's memory; 0 if it is the device's.
+        moved_bytes: between the host and the device.
     """
 
     forward: ForwardPlan
@@ -59,14 +61,18 @@ class Plan:
     relative_convolutions: float
     relative_work: float
     work: int
+    host_bytes: int = 0
+    moved_bytes: int = 0
 
     def facts(self) -> dict[str, Any]:
         """The figures for a record."""
+        of_host = {"host_bytes": self.host_bytes, "moved_bytes": self.moved_bytes} if self.host_bytes else {}
         return {
             "maps": round(self.maps, 3),
             "predicted_peak_bytes": self.peak_bytes,
             "relative_convolutions": round(self.relative_convolutions, 3),
             "relative_work": round(self.relative_work, 3),
+            **of_host,
         }
 
 
@@ -92,28 +98,51 @@ def plan_for(
         InputError: the latents have no positions.
         TooLittleMemory: no plan fits.
     """
-    if height < 1 or width < 1:
-        raise InputError(f"latents of {width}x{height} positions have no image; give at least 1x1")
-    extent = Extent(chain, height, width, image_height)
+    extent = extent_of(chain, height, width, image_height)
     beside = _bytes_beside_arena(extent, dtype, gradient, strip_positions)
     numbers = float("inf") if memory_bytes is None else (memory_bytes - beside) // dtype.itemsize
     forward = forward_plan(extent, numbers)
     backward = gradient_plan(extent, numbers) if gradient else None
     if forward is None or (gradient and backward is None):
         least = max(smallest_numbers(extent), smallest_gradient_numbers(extent) if gradient else 0)
-        needed = beside + least * dtype.itemsize
-        assert memory_bytes is not None
+        check_memory(extent, beside + least * dtype.itemsize, memory_bytes)
+    assert forward is not None
+    numbers = max(forward.numbers, backward.numbers if backward else 0)
+    return plan_of(extent, forward, backward, beside + numbers * dtype.itemsize)
+
+
+def extent_of(chain: Chain, height: int, width: int, image_height: int = 0) -> Extent:
+    """The chain for latents of that size; arguments and errors as in `plan_for`."""
+    if height < 1 or width < 1:
+        raise InputError(f"latents of {width}x{height} positions have no image; give at least 1x1")
+    return Extent(chain, height, width, image_height)
+
+
+def check_memory(extent: Extent, needed_bytes: int, memory_bytes: int | None) -> None:
+    """Check that the smallest plan fits the memory that there is; None is no limit.
+
+    Raises:
+        TooLittleMemory: it does not.
+    """
+    if memory_bytes is not None and needed_bytes > memory_bytes:
+        width, height = (extent.chain.scales[-1] * side for side in (extent.width, extent.height))
         raise TooLittleMemory(
-            f"the smallest plan for {'a slab' if image_height else 'an image'} of"
-            f" {width * chain.scales[-1]}x{height * chain.scales[-1]} px takes"
-            f" {needed / 2**30:.2f} GiB beside weights and latents, and {memory_bytes / 2**30:.2f} GiB are left for it;"
-            " give more memory, or decode a smaller image",
-            needed - memory_bytes,
+            f"the smallest plan for {'a slab' if extent.image_height else 'an image'} of {width}x{height} px takes"
+            f" {needed_bytes / 2**30:.2f} GiB beside weights and latents, and {memory_bytes / 2**30:.2f} GiB are left"
+            " for it; give more memory, or decode a smaller image",
+            needed_bytes - memory_bytes,
         )
-    return _plan(extent, forward, backward, beside, dtype)
 
 
-def _plan(extent: Extent, forward: ForwardPlan, backward: GradientPlan | None, beside: int, dtype: torch.dtype) -> Plan:
+def plan_of(
+    extent: Extent,
+    forward: ForwardPlan,
+    backward: GradientPlan | None,
+    peak_bytes: int,
+    host_bytes: int = 0,
+    moved_bytes: int = 0,
+) -> Plan:
+    """The plan with its work; other arguments as in `Plan`."""
     numbers = max(forward.numbers, backward.numbers if backward else 0)
     product, projections = extent.attention_products(), extent.projections()
     attention = plain_attention = PRODUCTS * product + 4 * projections
@@ -128,10 +157,12 @@ def _plan(extent: Extent, forward: ForwardPlan, backward: GradientPlan | None, b
         backward,
         numbers,
         numbers / extent.size(last),
-        beside + numbers * dtype.itemsize,
+        peak_bytes,
         convolutions / plain,
         (convolutions + attention) / (plain + plain_attention),
         convolutions + attention,
+        host_bytes,
+        moved_bytes,
     )
 
 
@@ -140,11 +171,16 @@ def _bytes_beside_arena(extent: Extent, dtype: torch.dtype, gradient: bool, stri
     chain = extent.chain
     images = image_bytes(chain, extent.height, extent.width, dtype) * (2 if gradient else 1)
     kept = sum(extent.size(stop + 1) for _, stop in portions(chain)[:-1]) if gradient else 0
-    # A strip has one row of its segment's input at least.
-    wide = max(extent.row(point) for point in range(len(chain.channels)))
-    strip = max(2 * wide, strip_positions * max(chain.channels))
-    strips = (_GRADIENT_STRIPS if gradient else _FORWARD_STRIPS) * strip
+    strips = strip_numbers(extent, gradient, strip_positions)
     return images + (kept + strips + _halo_numbers(extent)) * dtype.itemsize
+
+
+def strip_numbers(extent: Extent, gradient: bool, strip_positions: int) -> int:
+    """Numbers of the strips that streams hold at a time."""
+    # A strip has one row of its segment's input at least.
+    wide = max(extent.row(point) for point in range(len(extent.chain.channels)))
+    strip = max(2 * wide, strip_positions * max(extent.chain.channels))
+    return (_GRADIENT_STRIPS if gradient else _FORWARD_STRIPS) * strip
 
 
 def _halo_numbers(extent: Extent) -> int:
@@ -189,18 +225,19 @@ class StreamedDecoder:
         self._ranks = ranks = ranks or OneRank()
         slab = ranks.slab(height)
         assert not (gradient and slab.is_part), "gradients are not computed over ranks"
-        self.plan = plan_for(
-            chain,
-            slab.highest,
-            width,
-            like.dtype,
-            ranks.least(memory_bytes),
-            gradient,
-            strip_positions,
-            slab.height if slab.is_part else 0,
-        )
         self._chain, self._strip_positions = chain, strip_positions
-        self._arena = Arena(self.plan.numbers, like)
+        self.plan = self._planned(slab, width, like.dtype, ranks.least(memory_bytes), gradient)
+        self._arena = self._allocated(like)
+
+    def _planned(self, slab: Slab, width: int, dtype: torch.dtype, memory_bytes: int | None, gradient: bool) -> Plan:
+        image_height = slab.height if slab.is_part else 0
+        return plan_for(
+            self._chain, slab.highest, width, dtype, memory_bytes, gradient, self._strip_positions, image_height
+        )
+
+    def _allocated(self, like: Tensor) -> Arena:
+        """The arena of the plan."""
+        return Arena(self.plan.numbers, like)
 
     def decode(self, latents: Tensor, image: Tensor, progress: Callable[[float], None] = no_progress) -> None:
         """Overwrite an image with that of latents; both have a batch of one."""

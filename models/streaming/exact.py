@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from models.errors import InputError
 from models.streaming.decoder import StreamedDecoder
 from models.streaming.forward import no_progress
+from models.streaming.offloading import OffloadedDecoder
 from models.streaming.operations import Chain
 from models.streaming.trace import trace
 
@@ -34,6 +35,7 @@ def decode_exactly(
     memory_bytes: int | None = None,
     decode: Callable[[Tensor], Any] | None = None,
     progress: Callable[[float], None] = no_progress,
+    maps_on_host: bool = False,
 ) -> Tensor:
     """The image of latents, by strips of rows, within a memory budget.
 
@@ -45,15 +47,21 @@ def decode_exactly(
             the more is computed again (`docs/exact-decoding.md`).
         decode: what to compute, if it is not `network(latents)`, e.g. `lambda z: vae.decode(z).sample`.
         progress: called with the share of the work that is done.
+        maps_on_host: of an accelerator's decode, all maps are kept in pinned memory of the host, and every convolution
+            is computed once (`models/streaming/offloading.py`).
 
     Returns: shape (batch, channels, scale x height, scale x width).
 
     Raises:
         InputError: the network does something that cannot be computed by strips, which is named with its place; the
-            latents do not fit it; or the budget is too small, and then the message says what is needed.
+            latents do not fit it, or are on the host themselves; or the budget is too small, and then the message says
+            what is needed.
     """
+    if maps_on_host and latents.device.type == "cpu":
+        raise InputError("the latents are on a cpu, whose maps are on the host anyway; leave maps_on_host out")
     chain = _checked_chain(network, latents, decode)
-    decoder = StreamedDecoder(chain, latents.shape[2], latents.shape[3], latents, memory_bytes)
+    kind = OffloadedDecoder if maps_on_host else StreamedDecoder
+    decoder = kind(chain, latents.shape[2], latents.shape[3], latents, memory_bytes)
     images = _images(chain, latents)
     for index, image in enumerate(images.split(1)):
         decoder.decode(latents[index : index + 1], image, _progress_of(index, len(latents), progress))

@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from models.streaming.arena import STRIP_POSITIONS, Arena, strips
+from models.streaming.arena import STRIP_POSITIONS, Arena
 from models.streaming.attention import attend
 from models.streaming.operations import (
     Attention,
@@ -157,7 +157,7 @@ class ForwardPass:
         """A map with the rows of the neighbours that operations on it need."""
         rows = self._around(operations)
         above, below = self._exchanged(ends_of(features, rows), point, rows)
-        return Surrounded(above, features, below, self._rows(point, rows))
+        return Surrounded(above, features, below, self._rows(point, rows), self._arena)
 
     def _around(self, operations: Sequence[Operation]) -> int:
         return rows_around(operations) if self._slab.is_part else 0
@@ -178,7 +178,7 @@ class ForwardPass:
             self.statistics[norm].add(rows)
         room = max(0, min(rows.shape[2], out.shape[2] - row))
         if room:
-            out[:, :, row : row + room] = rows[:, :, :room]
+            self._arena.write(rows[:, :, :room], out[:, :, row : row + room])
         return row + rows.shape[2]
 
     def _finish(self, norm: Normalisation | None) -> None:
@@ -208,13 +208,14 @@ class ForwardPass:
             for strip in Pipeline(self._streams(piece, before.rows)).passed(before.strips(rows)):
                 part = slice(done, done + strip.shape[2])
                 if before.own is features and residual.shortcut is not None:
-                    shortcut[:, :, part] = pointwise(residual.shortcut)(features[:, :, part])
+                    projected = pointwise(residual.shortcut)(self._arena.read(features[:, :, part]))
+                    self._arena.write(projected, shortcut[:, :, part])
                 done = self._put(strip, inner, done, inner_norm)
             self._finish(inner_norm)
         out, done = shortcut if out is None else out, 0
         before = self._surrounded(inner, step.start, last)
         for strip in Pipeline(self._streams(last, before.rows)).passed(before.strips(rows)):
-            total = strip.add_(shortcut[:, :, done : done + strip.shape[2]])
+            total = strip.add_(self._arena.read(shortcut[:, :, done : done + strip.shape[2]]))
             done = self._put(total, out, done, norm)
         self._finish(norm)
         return out
@@ -236,7 +237,7 @@ class ForwardPass:
         def whole(point: int, above: Tensor, below: Tensor) -> Iterator[Tensor]:
             """The kept rows of the map at a point, those that are computed again, and the neighbours'."""
             yield above
-            yield from (strip for strip, _ in strips(features, scale * rows))
+            yield from (strip for strip, _ in self._arena.strips(features, scale * rows))
             if kept < height:
                 streams = self._streams(chain.operations[step.start : point], again, skipped=kept)
                 yield from Pipeline(streams).passed(source.strips(rows, first))
@@ -259,20 +260,20 @@ class ForwardPass:
         operation, norm = self._chain.operations[step.start], self._norm_at(step.stop)
         assert isinstance(operation, Attention)
         features = self._arena.without_gaps(features)
-        channels, width, rows = features.shape[1], features.shape[3], self._rows(step.start, 0)
-        memory = self._arena.matrices(2, rows.height * width, channels, offset=features.numel())
-        attend(
-            operation,
-            features,
-            memory[0],
-            memory[1],
-            self.statistics,
-            rows.own_start * width,
-            lambda: self._ranks.gather(memory, self._chain.scales[step.start]),
-        )
-        if norm is not None:
-            for strip, _ in strips(features, self.rows_per_strip(features, step.start, step.start)):
-                self.statistics[norm].add(strip)
+        width, rows = features.shape[3], self._rows(step.start, 0)
+        with self._arena.resident(features, rows.height * width) as (resident, memory):
+            attend(
+                operation,
+                resident,
+                memory[0],
+                memory[1],
+                self.statistics,
+                rows.own_start * width,
+                lambda: self._ranks.gather(memory, self._chain.scales[step.start]),
+            )
+            if norm is not None:
+                for strip, _ in self._arena.strips(resident, self.rows_per_strip(resident, step.start, step.start)):
+                    self.statistics[norm].add(strip)
         self._finish(norm)
         if self._keeps:
             self.outputs_of_attention[step.stop] = features.clone(memory_format=torch.channels_last)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.errors import InputError
-from models.streaming.arena import strips
+from models.streaming.arena import Arena
 from models.streaming.operations import Operation, row_before, scale_of
 from models.streaming.statistics import NormStatistics
 
@@ -169,12 +169,14 @@ class Surrounded:
     Attributes:
         above, below: shape (1, channels, rows, width), maybe without rows.
         rows: of all three.
+        arena: with the slab.
     """
 
     above: Tensor
     own: Tensor
     below: Tensor
     rows: Rows
+    arena: Arena
 
     def strips(self, rows: int, first: int = 0) -> Iterator[tuple[Tensor, bool]]:
         """Copies of strips of so many rows, and whether each is the last.
@@ -185,7 +187,7 @@ class Surrounded:
         above = self.above.shape[2]
         parts = self.above[:, :, first:], self.own[:, :, max(0, first - above) :], self.below
         total = self.rows.stop - self.rows.start - first
-        return flagged((strip for part in parts for strip, _ in strips(part, rows)), total)
+        return flagged((strip for part in parts for strip, _ in self.arena.strips(part, rows)), total)
 
 
 def flagged(parts: Iterable[Tensor], rows: int) -> Iterator[tuple[Tensor, bool]]:

@@ -254,7 +254,8 @@ def _check_attention(operation: Attention, module: nn.Module) -> None:
     if weight.device.type == "meta" or type(features) is not Tensor:
         return  # numbers that are not there cannot be compared
     with torch.no_grad():
-        expected = module(features.clone())
+        # Without channels last, which not every device's normalisation takes.
+        expected = module(features.contiguous())
         statistics: dict[Normalisation, NormStatistics] = {}
         if operation.norm is not None:
             statistics[operation.norm] = NormStatistics(operation.norm)

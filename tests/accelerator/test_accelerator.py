@@ -301,6 +301,20 @@ def test_a_memory_limit_on_a_device_without_memory_figures_is_one_sentence(suite
     ]
 
 
+def test_a_decode_with_its_maps_on_the_host_is_that_with_maps_on_the_device(suite):
+    run = suite()
+    done = run.run(
+        *("benchmarks/test_decode.py", "--benchmark-disable", "--device=fake:1", "--model=kl_decoder_s"),
+        *("--resolution=64", "--mode=forward", "--strategy=streamed,offloaded"),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    streamed, offloaded = run.recorded()["cells"]
+    assert offloaded["last_loss"] == pytest.approx(streamed["last_loss"], rel=1e-5)
+    plan = offloaded["streaming_plan"]
+    assert plan["maps"] == 2.0
+    assert plan["moved_bytes"] > plan["host_bytes"] >= 2 * 64 * 64 * 32 * 4
+
+
 @pytest.mark.slow
 def test_transfers_launches_and_classification_run_on_an_accelerator(suite):
     run = suite()

@@ -87,15 +87,16 @@ def test_a_decoder_has_rows_for_row_streams_without_a_limit_in_the_given_memory_
     assert "work relative to plain" in head
     assert "maps" in columns
     shown = {tuple(row[column] for column in (1, 5)): row for row in (re.split(r"  +", line.strip()) for line in rows)}
-    assert list(shown) == [(side, memory) for side in ("2048", "4096") for memory in ("no limit", "1 GiB", "least")]
-    maps, work = (
-        [float(shown["2048", memory][column]) for memory in ("no limit", "1 GiB", "least")] for column in (6, 8)
-    )
+    memories = ("no limit", "1 GiB", "least", "maps on host")
+    assert list(shown) == [(side, memory) for side in ("2048", "4096") for memory in memories]
+    maps, work = ([float(shown["2048", memory][column]) for memory in memories[:3]] for column in (6, 10))
     assert maps == sorted(maps, reverse=True)
     assert work == sorted(work)
     assert maps[0] == 2.0
     assert work[0] < 1  # upsampling with the convolution behind it has 4/9 of the work
     assert shown["4096", "1 GiB"][-1] == "too little"
+    assert [shown["2048", memory][8] == "-" for memory in memories] == [True, True, True, False]
+    assert float(shown["2048", "maps on host"][10]) == work[0]
 
 
 def test_decodes_over_ranks_have_a_row_for_each_number_of_them(capsys: pytest.CaptureFixture[str]) -> None:

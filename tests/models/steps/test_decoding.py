@@ -52,11 +52,14 @@ def test_progress_is_reported_up_to_the_end():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mode", "limit_gib"), [("forward", 0), ("forward", 2.2), ("input", 2.9)])
-def test_the_predicted_peak_is_that_of_the_tensors(mode, limit_gib):
+@pytest.mark.parametrize(
+    ("strategy", "mode", "limit_gib"),
+    [("streamed", "forward", 0), ("streamed", "forward", 2.2), ("streamed", "input", 2.9), ("offloaded", "forward", 0)],
+)
+def test_the_predicted_peak_is_that_of_the_tensors(strategy, mode, limit_gib):
     # As on an accelerator: tensors alone. Fake ones, so that nothing is computed.
     large = Workload(
-        "decode", "models.kl_decoder:kl_decoder", "cuda", 2048, 1792, mode=mode, strategy="streamed",
+        "decode", "models.kl_decoder:kl_decoder", "cuda", 2048, 1792, mode=mode, strategy=strategy,
         memory_bytes=int(limit_gib * 2**30),
     )  # fmt: skip
     weights = 49_490_199 * 4
@@ -78,6 +81,15 @@ def test_a_plan_is_recorded_with_maps_and_work():
 def test_too_little_memory_is_a_result_that_says_what_it_would_take():
     with pytest.raises(MemoryError, match=r"the smallest plan for an image of 48x32 px takes 0\.\d+ GiB beside"):
         decode(work("forward", memory_bytes=2**20))
+
+
+@pytest.mark.parametrize(
+    ("mode", "why"),
+    [("forward", "on a cpu all maps are on the host"), ("input", "a gradient keeps its maps on the device")],
+)
+def test_maps_are_not_moved_to_the_host_on_a_cpu_or_for_a_gradient(mode, why):
+    with pytest.raises(Unsupported, match=f"'offloaded' does not apply: {why}"):
+        decode(work(mode, "offloaded"))
 
 
 def test_a_decoder_that_cannot_be_streamed_is_refused_with_the_place():

@@ -66,3 +66,8 @@ class DependsOnSize(nn.Module):
 def test_input_that_cannot_be_decoded_is_refused_in_a_sentence(network, latents, reason):
     with pytest.raises(InputError, match=reason):
         decode_exactly(network, latents)
+
+
+def test_maps_of_latents_on_a_cpu_are_not_moved_to_the_host():
+    with pytest.raises(InputError, match="the latents are on a cpu, whose maps are on the host anyway; leave maps_on_"):
+        decode_exactly(own_network(), latents_of(4, 3, channels=2), maps_on_host=True)
