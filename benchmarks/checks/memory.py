@@ -30,6 +30,9 @@ LIMIT_SHARE = 0.2
 LARGEST_PREDICTION_ERROR = 0.25
 # What libraries keep, and the memory of a process moves by, whatever the size of the image.
 _FIXED_BYTES = 32 * 2**20
+# On cpu, both sides of the comparison move with the holes that the worker's heap has from its imports: on a Zen 3 a
+# network of two small convolutions at 512 px took 65 to 93 MiB, and 84 to 116 were predicted.
+_HEAP_BYTES = 48 * 2**20
 # The allocator keeps freed blocks; more than this in addition to the tensors points at fragments.
 LARGEST_RESERVED = 2.0
 _CPU_SIDE_PX = 128
@@ -79,7 +82,7 @@ def _predicted(subject: Subject) -> Iterator[Line]:
     if predicted is None or allocated is None:
         yield not_here("predicted memory", "it cannot be predicted" if predicted is None else _no_figures(subject))
         return
-    tolerance = max(_FIXED_BYTES, LARGEST_PREDICTION_ERROR * predicted)
+    tolerance = max(_HEAP_BYTES if subject.device == "cpu" else _FIXED_BYTES, LARGEST_PREDICTION_ERROR * predicted)
     text = f"predicted {readable_size(predicted)}, took {readable_size(allocated)}"
     yield judged("predicted memory", abs(allocated - predicted) <= tolerance, text)
     if reserved is None:

@@ -55,19 +55,25 @@ def decode(workload: Workload) -> Step:
     return step_of_mode({"forward": Decode, "input": InputGradient}, workload)
 
 
-class StreamedForward(Decode):
-    """The images of one batch of latents, by row streams."""
+class StreamedStep(GeneratorStep):
+    """A step by row streams, which a subclass sets up."""
 
-    def __init__(self, workload: Workload) -> None:
-        super().__init__(workload)
-        self._ranks = self._ranks_of_image()  # may shorten the latents
-        self._streams = Streams(self, workload, self._decoder)
+    _streams: "Streams"
 
     def plan(self) -> Mapping[str, Any]:
         return self._streams.decoder.plan.facts()
 
     def on_progress(self, report: Callable[[int, int], None]) -> None:
         self._streams.report = report
+
+
+class StreamedForward(StreamedStep, Decode):
+    """The images of one batch of latents, by row streams."""
+
+    def __init__(self, workload: Workload) -> None:
+        super().__init__(workload)
+        self._ranks = self._ranks_of_image()  # may shorten the latents
+        self._streams = Streams(self, workload, self._decoder)
 
     def _ranks_of_image(self) -> Ranks:
         """The ranks that compute the images together."""
@@ -97,19 +103,13 @@ class OffloadedForward(StreamedForward):
         return OffloadedDecoder(chain, height, width, self._latents, memory_bytes)
 
 
-class StreamedInputGradient(InputGradient):
+class StreamedInputGradient(StreamedStep, InputGradient):
     """The gradient of the images' mean square with respect to the latents, by row streams."""
 
     def __init__(self, workload: Workload) -> None:
         super().__init__(workload)
         self._latents = self._latents.detach()
         self._streams = Streams(self, workload, self._decoder)
-
-    def plan(self) -> Mapping[str, Any]:
-        return self._streams.decoder.plan.facts()
-
-    def on_progress(self, report: Callable[[int, int], None]) -> None:
-        self._streams.report = report
 
     def _decoder(self, chain: Chain, memory_bytes: int | None) -> StreamedDecoder:
         height, width = self._latents.shape[2:]

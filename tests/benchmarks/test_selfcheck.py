@@ -72,20 +72,26 @@ def verdicts(lines):
     return {name: line["verdict"] for name, line in lines.items()}
 
 
+def failed(lines):
+    return [line["text"] for line in lines.values() if line["verdict"] == "FAIL"]
+
+
 def test_a_cpu_passes_and_the_page_says_how_long_each_section_took(check, tmp_path):
-    options = ("--only=memory,clock,exactness", "--strategy=plain,tiled", "--precision=float32,tf32")
+    options = ("--only=memory,clock,exactness", "--strategy=plain,tiled,winograd", "--precision=float32,tf32")
     status, lines, _ = check("small", *options)
-    assert status == 0, lines
+    assert status == 0, failed(lines)
     by_name = verdicts(lines)
     assert by_name.pop("a cpu cell beside accelerators") in ("PASS", "NOT HERE")
     assert by_name == {
         "plain float32": "PASS",
         "tiled float32": "PASS",
+        "winograd float32": "PASS",
         "every strategy tf32": "NOT HERE",
         "no synchronisation in an iteration": "NOT HERE",
         "wall against device time": "NOT HERE",
         "out of memory, plain": "PASS",
         "out of memory, tiled": "PASS",
+        "out of memory, winograd": "PASS",
         "predicted memory": "PASS",
         "reserved memory": "NOT HERE",
     }
@@ -99,7 +105,7 @@ def test_an_accelerator_passes(check, fake, monkeypatch):
     monkeypatch.setattr(clock, "SIDES_PX", (64, 256))
     options = ("--only=exactness,clock,memory,search,ranks,telemetry", f"--strategy={SOME}", "--precision=float32")
     status, lines, _ = check("small", "--device=fake:1", *options)
-    assert status == 0, lines
+    assert status == 0, failed(lines)
     by_name = verdicts(lines)
     assert {by_name.pop(f"{strategy} float32") for strategy in SOME.split(",")} == {"PASS"}
     assert {by_name.pop(f"out of memory, {strategy}") for strategy in SOME.split(",")} == {"PASS"}
