@@ -111,7 +111,7 @@ def test_a_strategy_that_does_not_apply_is_refused_with_its_reason():
     assert reasons.keys() == {
         ("dit_s2", "checkpointed"), ("dit_s2", "channels_last"), ("dit_s2", "streamed"),
         *((model, strategy) for model in ("dit_s2", "kl_decoder_s")
-          for strategy in ("tiled", "fastest", "winograd", "graphed")),
+          for strategy in ("tiled", "offloaded", "fastest", "winograd", "graphed")),
     }  # fmt: skip
     assert "cpu has none" in reasons["dit_s2", "graphed"]
     assert "which stores no activations" in reasons["dit_s2", "checkpointed"]

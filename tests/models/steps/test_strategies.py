@@ -24,8 +24,9 @@ from models.workload import Workload
 from tests.paths import ROOT as SUITE
 from tests.recorded_graphs import ON_CPU
 
+OF_STYLE_NETWORKS = set(STRATEGIES) - {"offloaded"}
 # `winograd` is for float32 alone; compiling takes too long.
-OF_ALL_PRECISIONS = sorted(set(STRATEGIES) - {"compiled", "winograd"})
+OF_ALL_PRECISIONS = sorted(OF_STYLE_NETWORKS - {"compiled", "winograd"})
 
 
 def task_of(factory, height=65, width=79, dtype=torch.float64):
@@ -53,8 +54,13 @@ def test_the_strategies_of_the_interface_are_those_that_are_implemented():
     assert set(NAMES) == set(STRATEGIES)
 
 
+def test_a_strategy_for_decoders_is_refused_for_a_style_network():
+    with pytest.raises(Unsupported, match="'offloaded' does not apply: it is for decoders; use --strategy=streamed"):
+        STRATEGIES["offloaded"](task_of(nin))
+
+
 # Without `compiled`: compilation takes a minute.
-@pytest.mark.parametrize("strategy", sorted(set(STRATEGIES) - {"plain", "compiled"}))
+@pytest.mark.parametrize("strategy", sorted(OF_STYLE_NETWORKS - {"plain", "compiled"}))
 @pytest.mark.parametrize("factory", [vgg16, nin])
 def test_every_strategy_computes_the_loss_and_gradient_of_plain(strategy, factory):
     task = task_of(factory)
