@@ -31,6 +31,13 @@ def keep_small_blocks(up_to_bytes: int, spare_bytes: int = 0) -> None:
     _set_options((_M_MMAP_MAX, _DEFAULT_MMAP_MAX), (_M_MMAP_THRESHOLD, limit), (_M_TRIM_THRESHOLD, spare))
 
 
+def return_free_pages() -> None:
+    """Return to the kernel what is free in the heap, between blocks that are not as well. malloc_trim(3)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def _set_options(*values: tuple[int, int]) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

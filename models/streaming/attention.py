@@ -18,6 +18,9 @@ from models.streaming.statistics import wide
 
 CHUNK = 1024
 KEY_CHUNK = 8192
+# Of a cpu, whose cache then holds most of the products: 245 us for a query of 32768 keys in bfloat16, and 295 with 8192
+# (two threads of a Zen 4; the products of matrices alone take 190).
+CPU_KEY_CHUNK = 2048
 
 
 def attend(
@@ -75,7 +78,7 @@ def attention_gradient(
         output, normaliser = _attended_by_chunks(queries, keys, values)
         # The gradient of a softmax is p (d - sum(p d)); this sum is output x gradient (Dao et al. 2022, section 3.1).
         product = (outer * output).sum(1, keepdim=True)
-        for other in _chunks(tokens.shape[0], KEY_CHUNK):
+        for other in _chunks(tokens.shape[0], _key_chunk(keys)):
             weights = _scores(queries, keys[other]).sub_(normaliser).exp_()
             value_gradients[other] += weights.to(outer.dtype).t() @ outer
             inner = weights.mul_((outer @ values[other].t()).sub_(product)).to(outer.dtype)
@@ -129,7 +132,7 @@ def _attended(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 def _attended_by_chunks(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Attention, shape (queries, channels), and the logarithms of the sums of exponentials, shape (queries, 1)."""
     highest = total = output = None
-    for part in _chunks(keys.shape[0], KEY_CHUNK):
+    for part in _chunks(keys.shape[0], _key_chunk(keys)):
         weights = _scores(queries, keys[part])
         peak = weights.amax(1, keepdim=True)
         if highest is not None:
@@ -151,6 +154,10 @@ def _attended_by_chunks(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[
 def _scores(queries: Tensor, keys: Tensor) -> Tensor:
     """Scaled products, in float32 or float64."""
     return wide(queries @ keys.t()).mul_(queries.shape[1] ** -0.5)
+
+
+def _key_chunk(keys: Tensor) -> int:
+    return CPU_KEY_CHUNK if keys.device.type == "cpu" else KEY_CHUNK
 
 
 def _chunks(positions: int, size: int = CHUNK) -> Iterator[slice]:

@@ -13,6 +13,9 @@ from torch.nn.functional import relu, silu
 
 from models.streaming.operations import Normalisation
 
+# Numbers whose copies in float32, or deviations, are there at a time: 2 MiB, which stay in a core's cache.
+_VALUES_AT_A_TIME = 2**19
+
 
 class NormStatistics:
     """Mean and variance of each group of one normalisation, then its output and gradient.
@@ -30,15 +33,17 @@ class NormStatistics:
 
     def add(self, rows: Tensor) -> None:
         """Merge rows, shape (1, channels, rows, width)."""
-        values = _positions(rows)
-        count, per_group = values.shape[0], values.shape[1] // self._norm.groups
-        means = values.mean(0)
-        deviations = values - means
-        squares = deviations.mul_(deviations).sum(0)
-        means, squares = (sums.double().view(self._norm.groups, -1) for sums in (means, squares))
-        mean = means.mean(1)
-        squares = squares.sum(1) + count * (means - mean[:, None]).square().sum(1)
-        self._merge(count * per_group, mean, squares)
+        for positions in rows.permute(0, 2, 3, 1).flatten(0, 2).split(_VALUES_AT_A_TIME // rows.shape[1]):
+            values = wide(positions)
+            count, per_group = values.shape[0], values.shape[1] // self._norm.groups
+            means = values.mean(0)
+            # A copy in float32 is this function's own.
+            deviations = values - means if values is positions else values.sub_(means)
+            squares = deviations.mul_(deviations).sum(0)
+            means, squares = (sums.double().view(self._norm.groups, -1) for sums in (means, squares))
+            mean = means.mean(1)
+            squares = squares.sum(1) + count * (means - mean[:, None]).square().sum(1)
+            self._merge(count * per_group, mean, squares)
 
     def sums(self) -> tuple[int, Tensor]:
         """The count of each group, and means and sums of squared deviations, shape (2, groups), in float64."""
@@ -64,12 +69,18 @@ class NormStatistics:
 
     def apply(self, rows: Tensor) -> Tensor:
         """The normalised rows, behind the activation, as a new tensor."""
-        normalised = self._normalised(rows)
+        if rows.dtype == self._scale.dtype:
+            return self._activated(self._normalised(rows))
+        out = torch.empty_like(rows)
+        height = max(1, _VALUES_AT_A_TIME // (rows.shape[1] * rows.shape[3]))
+        for source, target in zip(rows.split(height, 2), out.split(height, 2), strict=True):
+            target.copy_(self._activated(self._normalised(source)))
+        return out
+
+    def _activated(self, normalised: Tensor) -> Tensor:
         if self._norm.activation == "silu":
-            normalised = silu(normalised, inplace=True)
-        elif self._norm.activation == "relu":
-            normalised = relu(normalised, inplace=True)
-        return normalised.to(rows.dtype)
+            return silu(normalised, inplace=True)
+        return relu(normalised, inplace=True) if self._norm.activation == "relu" else normalised
 
     def add_gradient(self, gradient: Tensor, rows: Tensor) -> None:
         """Add to the two sums of each group that the gradient needs.
