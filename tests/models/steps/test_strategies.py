@@ -319,3 +319,24 @@ print(kept, faults())
     done = subprocess.run([sys.executable, "-c", program], cwd=SUITE, capture_output=True, text=True, check=True)
     kept, returned = map(int, done.stdout.split())
     assert kept < returned / 10 or returned < 100  # with huge pages there are few faults in either case
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library is not glibc")
+def test_free_pages_between_used_blocks_return_to_the_kernel():
+    program = """
+import torch
+from pathlib import Path
+from models.steps.malloc import LARGEST_IN_HEAP_BYTES, keep_small_blocks, return_free_pages
+
+def resident_mib():
+    return int(Path("/proc/self/statm").read_text().split()[1]) / 256
+
+keep_small_blocks(LARGEST_IN_HEAP_BYTES)
+blocks = [torch.ones(2**20, dtype=torch.uint8) for _ in range(64)]
+del blocks[::2]
+before = resident_mib()
+return_free_pages()
+print(before - resident_mib())
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=SUITE, capture_output=True, text=True, check=True)
+    assert float(done.stdout) > 24  # of 32 MiB

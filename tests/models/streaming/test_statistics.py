@@ -39,6 +39,16 @@ def test_the_gradient_is_that_of_autograd():
     assert distance(statistics.input_gradient(upstream, rows), features.grad) < 1e-13
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_pieces_that_fit_the_cache_give_what_whole_strips_give(dtype, monkeypatch):
+    norm, features = norm_of(6, 3, "silu", dtype), torch.randn(1, 6, 7, 5, dtype=dtype)
+    whole = measured(norm, features, [7])
+    sums, output = whole.sums()[1], whole.apply(features)
+    monkeypatch.setattr("models.streaming.statistics._VALUES_AT_A_TIME", 60)
+    assert distance(measured(norm, features, [7]).sums()[1], sums) < (1e-14 if dtype == torch.float64 else 1e-6)
+    assert torch.equal(whole.apply(features), output)
+
+
 def test_a_mean_far_from_zero_costs_no_digits_in_float32():
     norm = norm_of(4, 2, dtype=torch.float32)
     features = torch.randn(1, 4, 64, 16) + 1000
