@@ -15,6 +15,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 from models.streaming.operations import Attention
 from models.streaming.rows import Statistics
 from models.streaming.statistics import wide
+from models.streaming.work import no_progress
 
 CHUNK = 1024
 KEY_CHUNK = 8192
@@ -31,6 +32,7 @@ def attend(
     statistics: Statistics,
     first: int = 0,
     gather: Callable[[], None] = lambda: None,
+    progress: Callable[[float], None] = no_progress,
 ) -> None:
     """Overwrite a map, or a slab of it, with the operation's output.
 
@@ -40,20 +42,27 @@ def attend(
         statistics: of the operation's normalisation, complete.
         first: of the map's positions, the slab's first.
         gather: completes keys and values, in which those of the slab have been set.
+        progress: called with the share of the queries that is done.
     """
     tokens = tokens_of(features)
     own_keys, own_values = (matrix[first : first + tokens.shape[0]] for matrix in (keys, values))
-    for part in _chunks(tokens.shape[0]):
+    for part in _chunks(tokens.shape[0], CHUNK):
         normalised = _normalised(operation, tokens[part], statistics)
         own_keys[part], own_values[part] = operation.key(normalised), operation.value(normalised)
     gather()
-    for part in _chunks(tokens.shape[0]):
+    for part in _chunks(tokens.shape[0], CHUNK):
         queries = operation.query(_normalised(operation, tokens[part], statistics))
         tokens[part] += operation.out(_attended(queries, keys, values))
+        progress(min(1.0, part.stop / tokens.shape[0]))
 
 
 def attention_gradient(
-    operation: Attention, features: Tensor, gradient: Tensor, memory: Tensor, statistics: Statistics
+    operation: Attention,
+    features: Tensor,
+    gradient: Tensor,
+    memory: Tensor,
+    statistics: Statistics,
+    progress: Callable[[float], None] = no_progress,
 ) -> None:
     """Overwrite the gradient at the operation's output with that at its input.
 
@@ -62,16 +71,17 @@ def attention_gradient(
         gradient: of the same shape, likewise.
         memory: for five times as many numbers, shape (5, positions, channels).
         statistics: of the operation's normalisation, complete.
+        progress: called with the share of the queries that is done.
     """
     tokens, upstream = tokens_of(features), tokens_of(gradient)
     keys, values, key_gradients, value_gradients, input_gradients = memory
     key_gradients.zero_()
     value_gradients.zero_()
     scale = tokens.shape[1] ** -0.5
-    for part in _chunks(tokens.shape[0]):
+    for part in _chunks(tokens.shape[0], CHUNK):
         normalised = _normalised(operation, tokens[part], statistics)
         keys[part], values[part] = operation.key(normalised), operation.value(normalised)
-    for part in _chunks(tokens.shape[0]):
+    for part in _chunks(tokens.shape[0], CHUNK):
         queries = operation.query(_normalised(operation, tokens[part], statistics))
         query_gradients = torch.zeros_like(queries)
         outer = linear(upstream[part], operation.out.weight.t())
@@ -85,7 +95,8 @@ def attention_gradient(
             key_gradients[other] += (inner.t() @ queries).mul_(scale)
             query_gradients += (inner @ keys[other]).mul_(scale)
         input_gradients[part] = linear(query_gradients, operation.query.weight.t())
-    for part in _chunks(tokens.shape[0]):
+        progress(min(1.0, part.stop / tokens.shape[0]))
+    for part in _chunks(tokens.shape[0], CHUNK):
         input_gradients[part] += linear(key_gradients[part], operation.key.weight.t())
         input_gradients[part] += linear(value_gradients[part], operation.value.weight.t())
     _add_through_norm(operation, tokens, upstream, input_gradients, statistics)
@@ -115,10 +126,10 @@ def _add_through_norm(
         upstream += gradients
         return
     norm = statistics[operation.norm]
-    for part in _chunks(tokens.shape[0]):
+    for part in _chunks(tokens.shape[0], CHUNK):
         norm.add_gradient(as_rows(gradients[part]), as_rows(tokens[part]))
     norm.finish_gradient()
-    for part in _chunks(tokens.shape[0]):
+    for part in _chunks(tokens.shape[0], CHUNK):
         upstream[part] += norm.input_gradient(as_rows(gradients[part]), as_rows(tokens[part]))[0, :, 0].t()
 
 
@@ -160,5 +171,5 @@ def _key_chunk(keys: Tensor) -> int:
     return CPU_KEY_CHUNK if keys.device.type == "cpu" else KEY_CHUNK
 
 
-def _chunks(positions: int, size: int = CHUNK) -> Iterator[slice]:
+def _chunks(positions: int, size: int) -> Iterator[slice]:
     return (slice(first, first + size) for first in range(0, positions, size))

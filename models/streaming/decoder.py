@@ -10,13 +10,13 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from models.errors import InputError
 from models.streaming.arena import STRIP_POSITIONS, Arena
-from models.streaming.forward import ForwardPass, no_progress
+from models.streaming.forward import ForwardPass
 from models.streaming.gradient import GradientPass
 from models.streaming.gradient_plans import GradientPlan, gradient_plan, smallest_gradient_numbers
 from models.streaming.operations import Chain, image_bytes
 from models.streaming.plans import ForwardPlan, forward_plan, smallest_numbers
 from models.streaming.slabs import OneRank, Ranks, Slab, rows_around
-from models.streaming.work import PRODUCTS, PRODUCTS_BACK, Extent, portions
+from models.streaming.work import PRODUCTS, PRODUCTS_BACK, Extent, no_progress, portions
 
 # Strips that streams hold at a time, in the largest maps' channels; measured (tests/models/steps/test_decoding.py).
 _FORWARD_STRIPS, _GRADIENT_STRIPS = 7, 10

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from models.errors import InputError
 from models.streaming.decoder import StreamedDecoder
-from models.streaming.forward import no_progress
 from models.streaming.offloading import OffloadedDecoder
 from models.streaming.operations import Chain
 from models.streaming.trace import trace
+from models.streaming.work import no_progress
 
 # Sides of the latents on which the streams are compared with the network before the decode. Not square, on purpose.
 _EXAMPLE_SIDES = (3, 5)

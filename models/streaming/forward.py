@@ -23,14 +23,9 @@ from models.streaming.plans import Attended, ForwardPlan, Fused, Paired, Split, 
 from models.streaming.rows import Measurement, Pipeline, Selection, Stream, path_to, pointwise, streams_of, unmeasured
 from models.streaming.slabs import Ends, OneRank, Ranks, Rows, Surrounded, ends_of, flagged, rows_around
 from models.streaming.statistics import NormStatistics
-from models.streaming.work import PRODUCTS, Extent, pieces_of
+from models.streaming.work import PRODUCTS, Extent, no_progress, pieces_of
 
 Strips = Iterable[tuple[Tensor, bool]]
-
-
-def no_progress(share: float) -> None:
-    """Takes no notice of the share that is done."""
-    del share
 
 
 def empty_statistics(chain: Chain) -> dict[Normalisation, NormStatistics]:
@@ -76,12 +71,11 @@ class ForwardPass:
         """
         features, self._extent = latents, Extent(self._chain, *latents.shape[2:])
         self._slab = self._ranks.slab(latents.shape[2])
-        done, total = 0, max(1, self._plan.work + PRODUCTS * self._extent.attention_products())
+        self._done, self._total = 0.0, max(1, self._plan.work + PRODUCTS * self._extent.attention_products())
         for step in self._plan.steps:
             out = image if step.stop == len(self._chain.operations) else None
             if isinstance(step, Attended):
                 features = self._attended(step, features)
-                done += PRODUCTS * self._extent.attention_product(step.start)
             elif isinstance(step, Paired):
                 features = self._paired(step, features, out)
             elif isinstance(step, Split):
@@ -89,8 +83,12 @@ class ForwardPass:
             else:
                 assert isinstance(step, Fused)
                 features = self._fused(step, features, out)
-            done += step.work
-            self._progress(done / total)
+            self._advance(step.work)
+
+    def _advance(self, work: float) -> None:
+        """Report multiply-adds that are done."""
+        self._done += work
+        self._progress(min(1.0, self._done / self._total))
 
     def rows_per_strip(self, features: Tensor, start: int, stop: int) -> int:
         """Rows of a map at point `start` whose strips are not too large on the way to point `stop`."""
@@ -261,6 +259,7 @@ class ForwardPass:
         assert isinstance(operation, Attention)
         features = self._arena.without_gaps(features)
         width, rows = features.shape[3], self._rows(step.start, 0)
+        done, work = self._done, PRODUCTS * self._extent.attention_product(step.start)
         with self._arena.resident(features, rows.height * width) as (resident, memory):
             attend(
                 operation,
@@ -270,6 +269,7 @@ class ForwardPass:
                 self.statistics,
                 rows.own_start * width,
                 lambda: self._ranks.gather(memory, self._chain.scales[step.start]),
+                lambda share: self._advance(done + share * work - self._done),
             )
             if norm is not None:
                 for strip, _ in self._arena.strips(resident, self.rows_per_strip(resident, step.start, step.start)):

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from models.streaming.arena import Arena, strips, write_rows
 from models.streaming.attention import attention_gradient
-from models.streaming.forward import ForwardPass, no_progress
+from models.streaming.forward import ForwardPass
 from models.streaming.gradient_graph import graph_of
 from models.streaming.gradient_plans import Back, GradientPlan, Portion
 from models.streaming.graph_pass import GraphPass
 from models.streaming.kept_maps import place_point
 from models.streaming.operations import Attention, Chain
 from models.streaming.rows import Pipeline, streams_of
-from models.streaming.work import PRODUCTS_BACK, Extent
+from models.streaming.work import PRODUCTS_BACK, Extent, no_progress
 
 
 class GradientPass:
@@ -73,8 +73,15 @@ class GradientPass:
         features = self._computed_again(portion.base, portion.end, base, gradient)
         channels, height, width = features.shape[1:]
         memory = self._arena.matrices(5, height * width, channels, offset=features.numel())
-        attention_gradient(operation, features, gradient, memory, self._statistics)
-        self._advance(PRODUCTS_BACK * self._extent.attention_product(portion.end))
+        done, work = self._done, PRODUCTS_BACK * self._extent.attention_product(portion.end)
+        attention_gradient(
+            operation,
+            features,
+            gradient,
+            memory,
+            self._statistics,
+            lambda share: self._advance(done + share * work - self._done),
+        )
 
     def _computed_again(self, base_point: int, point: int, base: Tensor, gradient: Tensor) -> Tensor:
         """The map at a point, at the end of the arena where the gradient is not."""

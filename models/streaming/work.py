@@ -24,6 +24,11 @@ PRODUCTS, PRODUCTS_BACK = 2, 7
 _PLAIN_UPSAMPLING_TAPS = 36
 
 
+def no_progress(share: float) -> None:
+    """Takes no notice of the share that is done."""
+    del share
+
+
 @dataclass(frozen=True)
 class Mark:
     """A normalisation or activation, whose input the gradient needs, and the work on its two sides.

@@ -51,6 +51,18 @@ def test_progress_is_reported_up_to_the_end():
     assert reports[-1] == 1.0
 
 
+def test_an_attention_of_many_queries_reports_its_own_progress(monkeypatch):
+    counts = {}
+    for chunk in (24, 4):  # of 24 queries
+        monkeypatch.setattr("models.streaming.attention.CHUNK", chunk)
+        step, reports = decode(work("forward")), []
+        step.on_progress(lambda done, parts, reports=reports: reports.append(done / parts))
+        step()
+        assert reports == sorted(reports)
+        counts[chunk] = len(reports)
+    assert counts[4] == counts[24] + 5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "mode", "limit_gib"),

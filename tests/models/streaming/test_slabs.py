@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import conv2d
 
+from models.streaming.arena import Arena
 from models.streaming.operations import Convolution, Nearest, Residual, UpsamplingConvolution, row_before
 from models.streaming.rows import Pipeline, Selection, streams_of
 from models.streaming.slabs import Ends, Rows, Slab, Surrounded, even_slabs, read_rows, rows_around
@@ -29,7 +30,7 @@ def streamed(features, operations, rows, strip_rows):
     above, own, below = features[:, :, : rows.stop].split(
         [rows.own_start, rows.own_stop - rows.own_start, rows.stop - rows.own_stop], 2
     )
-    slab, out = Surrounded(above[:, :, rows.start :], own, below, rows), rows.behind(operations)
+    slab, out = Surrounded(above[:, :, rows.start :], own, below, rows, Arena(0, own)), rows.behind(operations)
     streams = streams_of(operations, {}, zeros=(rows.has_top, rows.has_bottom))
     selection = Selection(out.own_start - out.start, out.own_stop - out.own_start)
     return list(Pipeline([*streams, selection]).passed(slab.strips(strip_rows)))
