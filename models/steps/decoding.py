@@ -18,7 +18,7 @@ from models.generators import Generator
 from models.steps.distributed.slab_traffic import sent_bytes
 from models.steps.generators import Decode, GeneratorStep, InputGradient, step_of_mode
 from models.steps.loss_scale import first_scale
-from models.steps.malloc import LARGEST_IN_HEAP_BYTES, keep_small_blocks, return_free_pages
+from models.steps.malloc import LARGEST_IN_HEAP_BYTES, FreePages, keep_small_blocks
 from models.steps.objectives import frozen_type
 from models.steps.tiling.partition import all_reduce_bytes
 from models.streaming.decoder import Plan, StreamedDecoder, TooLittleMemory, plan_for
@@ -174,7 +174,7 @@ class Streams:
             yield self._latents[part], images[part], partial(self._report_share, index)
 
     def _report_share(self, images: int, share: float) -> None:
-        return_free_pages()
+        FreePages.give_back()
         done = round(_PARTS * (images + share))
         if done:  # a step whose end is the first that is reported may have no convolutions
             self.report(done, _PARTS * len(self._latents))

@@ -31,11 +31,22 @@ def keep_small_blocks(up_to_bytes: int, spare_bytes: int = 0) -> None:
     _set_options((_M_MMAP_MAX, _DEFAULT_MMAP_MAX), (_M_MMAP_THRESHOLD, limit), (_M_TRIM_THRESHOLD, spare))
 
 
-def return_free_pages() -> None:
-    """Return to the kernel what is free in the heap, between blocks that are not as well. malloc_trim(3)."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+class FreePages:
+    """The pages of the heap that hold no block.
+
+    Attributes:
+        returns: how many times they were returned in this process. A model of the heap, which has no pages, asks.
+    """
+
+    returns = 0
+
+    @classmethod
+    def give_back(cls) -> None:
+        """Return them to the kernel, those between blocks as well. malloc_trim(3)."""
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+            cls.returns += 1
 
 
 def _set_options(*values: tuple[int, int]) -> None:

@@ -326,7 +326,7 @@ def test_free_pages_between_used_blocks_return_to_the_kernel():
     program = """
 import torch
 from pathlib import Path
-from models.steps.malloc import LARGEST_IN_HEAP_BYTES, keep_small_blocks, return_free_pages
+from models.steps.malloc import LARGEST_IN_HEAP_BYTES, FreePages, keep_small_blocks
 
 def resident_mib():
     return int(Path("/proc/self/statm").read_text().split()[1]) / 256
@@ -335,7 +335,7 @@ keep_small_blocks(LARGEST_IN_HEAP_BYTES)
 blocks = [torch.ones(2**20, dtype=torch.uint8) for _ in range(64)]
 del blocks[::2]
 before = resident_mib()
-return_free_pages()
+FreePages.give_back()
 print(before - resident_mib())
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=SUITE, capture_output=True, text=True, check=True)
