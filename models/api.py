@@ -345,7 +345,7 @@ def save_images(image: "Tensor", work: "Workload", paths: Mapping[str, str], fac
     """Write an image and its content and style pictures as PNG files.
 
     Args:
-        image: shape (3, height, width), in [0, 1].
+        image: shape (3, height, width), in [0, 1] or bytes.
         paths: by kind: `picture` for the image, `content` and `style` for the pictures in the image's size.
         facts: for the files' metadata.
 

@@ -13,7 +13,7 @@ from models import files
 from models.errors import InputError
 
 # An image is converted to bytes in chunks of so many rows: 24 MB in float32 for 8K, where the whole image has 400 MB.
-_ROWS_PER_COPY = 256
+ROWS_PER_COPY = 256
 
 
 def read(path: str | Path) -> Tensor:
@@ -72,13 +72,14 @@ def save(image: Tensor, path: Path, facts: Mapping[str, str]) -> None:
 def _to_pillow(image: Tensor) -> Image.Image:
     height, width = image.shape[-2:]
     picture = Image.new("RGB", (width, height))
-    for top in range(0, height, _ROWS_PER_COPY):
-        rows = _to_uint8(image[:, top : top + _ROWS_PER_COPY])
+    for top in range(0, height, ROWS_PER_COPY):
+        rows = to_uint8(image[:, top : top + ROWS_PER_COPY])
         picture.paste(Image.fromarray(rows.permute(1, 2, 0).cpu().numpy()), (0, top))
     return picture
 
 
-def _to_uint8(rows: Tensor) -> Tensor:
+def to_uint8(rows: Tensor) -> Tensor:
+    """Rows of an image in [0, 1], which is clamped, as bytes."""
     if rows.dtype == torch.uint8:
         return rows
     return rows.detach().float().clamp(0, 1).mul_(255).round_().to(torch.uint8)

@@ -47,7 +47,7 @@ class Step(ABC):
         return {}
 
     def image(self) -> Tensor | None:
-        """The current image, shape (1, 3, height, width), in [0, 1]; None if the step makes no image."""
+        """The current image, shape (batch, 3, height, width), in [0, 1] or bytes; None if the step makes no image."""
         return None
 
     def compile_seconds(self) -> float | None:

@@ -25,6 +25,7 @@ from torch.nn.functional import mse_loss
 from models.attention import attention_kernel
 from models.errors import InputError, Unsupported
 from models.generators import Generator, materialise
+from models.images import ROWS_PER_COPY, to_uint8
 from models.residual import lay_out_channels_last
 from models.steps.compilation import Compilation
 from models.steps.graphs import GraphedCall
@@ -155,15 +156,21 @@ class Forward(GeneratorStep):
 
     def loss(self) -> float | None:
         """Mean of the output: the step has no loss, but a number shows that real work was done."""
-        return None if self._output is None else float(self._output.float().mean())
+        if self._output is None:
+            return None
+        # By rows: a copy in float32 of a whole image of 8K would be the peak of a decode.
+        sums = [rows.float().sum() for rows in self._output.split(ROWS_PER_COPY, -2)]
+        return float(torch.stack(sums).sum() / self._output.numel())
 
 
 class Decode(Forward):
     """The pixels of one batch of latents, in inference mode."""
 
     def image(self) -> Tensor | None:
-        """Shape (batch, 3, height, width), in [0, 1]: a decoder's pixels are in [-1, 1]."""
-        return None if self._output is None else (self._output.float() / 2 + 0.5).clamp(0, 1)
+        """Shape (batch, 3, height, width), bytes: a decoder's pixels are in [-1, 1]."""
+        if self._output is None:
+            return None
+        return torch.cat([to_uint8(rows.float() / 2 + 0.5) for rows in self._output.split(ROWS_PER_COPY, 2)], 2)
 
 
 class InputGradient(GeneratorStep):
